@@ -1,0 +1,169 @@
+//! The end of a session: noticing it, making it, waiting for it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use alongside_sys::poll::wait_any;
+use alongside_sys::process::Process;
+
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::incoming::Incoming;
+use crate::link::Link;
+use crate::message::Buffer;
+use crate::outgoing::Outgoing;
+use crate::session::Session;
+
+impl<B: Buffer> Session<B> {
+    /// Ends the session on this side if `error` says that it cannot go on; passes it on.
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        if error.ends_the_session() && self.ended.set(error.clone()).is_ok() {
+            self.wake_everybody();
+        }
+        error
+    }
+
+    /// As `fail`, for somebody who holds `rx`.
+    pub(crate) fn fail_in(&self, rx: &Incoming<B>, error: Error) -> Error {
+        if error.ends_the_session() && self.ended.set(error.clone()).is_ok() {
+            if let Some(Ok(beacon)) = rx.link.as_ref().map(|link| link.beacon()) {
+                beacon.light();
+            }
+            self.light_attenders();
+        }
+        error
+    }
+
+    /// Lets everybody who sleeps in this process look again.
+    fn wake_everybody(&self) {
+        let link = self.rx.lock_for_sure().link.clone();
+        if let Some(link) = link
+            && let Ok(beacon) = link.beacon()
+        {
+            beacon.light();
+        }
+        self.light_attenders();
+    }
+
+    pub(crate) fn light_attenders(&self) {
+        if let Ok(attenders) = self.attenders.lock() {
+            attenders.iter().for_each(|beacon| beacon.light());
+        }
+    }
+
+    /// Ends the session: what was sent stays receivable for the other side, what was not received
+    /// here is dropped. Waits until the other program has taken everything, has closed or is gone, or
+    /// until the deadline. Says how many messages the other program has taken. A signal ends the wait
+    /// too; the session is closed all the same.
+    pub fn close(&self, deadline: Deadline) -> Result<u64, Error> {
+        self.check_ours()?;
+        let first = self.ended.set(Error::Closed { by_me: true }).is_ok();
+        if first {
+            self.wake_everybody();
+        }
+        // A sender that was woken leaves; everybody else holds `tx` only shortly.
+        let mut tx = self.tx.lock_for_sure();
+        let Some(link) = tx.link.take() else {
+            return Ok(self.delivered_at_close.load(Ordering::Relaxed));
+        };
+        if tx.producer.finish(&link.outgoing()) {
+            let _ = link.ring_data();
+        }
+        let waited = match self.ended.get() {
+            Some(Error::Closed { .. }) if !deadline.is_over() => {
+                self.wait_delivered(&mut tx, &link, deadline)
+            }
+            _ => Ok(()),
+        };
+        let delivered = tx.producer.delivered(&link.outgoing()).unwrap_or(0);
+        self.delivered_at_close.store(delivered, Ordering::Relaxed);
+        tx.stage = crate::staging::Stage::default();
+        drop(tx);
+        self.rx.lock_for_sure().shut();
+        alongside_sys::socket::shut_down(&link.control);
+        match waited {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            _ => Ok(delivered),
+        }
+    }
+
+    /// Waits until nothing that was sent is under way any more.
+    fn wait_delivered(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let ring = link.outgoing();
+        self.attend(link, deadline, None, false, &mut |_room| {
+            tx.producer.arm(&ring);
+            let over = self.rx.lock_for_sure().consumer.is_finished(&link.incoming())
+                || link.look_for_peer()
+                || tx.producer.delivered(&ring)? == tx.producer.sent();
+            Ok(over.then_some(()))
+        })
+    }
+
+    /// Waits until the started program has ended, taking in messages meanwhile so that it need not
+    /// wait for us; then says how it ended. On the side that was started: until the session has ended.
+    pub fn wait(&self, deadline: Deadline) -> Result<Option<i32>, Error> {
+        self.check_ours()?;
+        match &self.child {
+            Some(child) => self.wait_exit(child, deadline),
+            None => self.wait_end(deadline).map(|()| None),
+        }
+    }
+
+    fn wait_exit(&self, child: &Arc<Process>, deadline: Deadline) -> Result<Option<i32>, Error> {
+        use std::os::fd::AsFd;
+        loop {
+            if child.is_over() {
+                return Ok(child.exit_status());
+            }
+            let link = self.rx.lock_for_sure().link.clone();
+            let (Some(link), None) = (link, self.ended.get()) else {
+                match wait_any(&[child.as_fd()], deadline.left()) {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(end)) => return Err(self.end_of_wait(end, deadline)),
+                    Err(errno) => return Err(Error::os("waiting for the program's end")(errno)),
+                }
+            };
+            let over = self.attend(&link, deadline, Some(child.as_fd()), true, &mut |_room| {
+                Ok((child.is_over() || self.ended.get().is_some()).then_some(()))
+            });
+            match over {
+                Ok(()) | Err(Error::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn wait_end(&self, deadline: Deadline) -> Result<(), Error> {
+        if self.ended.get().is_some() {
+            return Ok(());
+        }
+        let Some(link) = self.rx.lock_for_sure().link.clone() else { return Ok(()) };
+        let result = self.attend(&link, deadline, None, true, &mut |_room| {
+            let rx = self.rx.lock_for_sure();
+            Ok(self.check_peer(&rx, &link).is_err().then_some(()))
+        });
+        match result {
+            Err(error @ Error::Corrupt(_)) => {
+                self.fail(error);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Whether the session ended with the orderly word of the other side.
+    pub fn end_reason(&self) -> Option<Error> {
+        if let Some(reason) = self.ended.get() {
+            return Some(reason.clone());
+        }
+        let mut rx = self.rx.lock_for_sure();
+        let link = rx.link.clone()?;
+        let _ = self.look(&mut rx, &link);
+        self.check_peer(&rx, &link).err()
+    }
+}

@@ -1,0 +1,37 @@
+//! What programs do with each other: sessions.
+//!
+//! The core puts the rings of `alongside-shm` and the kernel of `alongside-sys` together and gives
+//! them a meaning. It is written for any language: the bytes of a message live in a [`Buffer`] that the
+//! language brings along, waits come back when a signal wants to be handled, and nothing here calls
+//! into an interpreter.
+//!
+//! Things it doesn't do: no unsafe code, no Python, no threads of its own, no encoding of data.
+#![forbid(unsafe_code)]
+
+mod adopt;
+mod attend;
+mod deadline;
+mod ending;
+mod error;
+mod incoming;
+mod link;
+mod message;
+mod outgoing;
+mod receiving;
+mod sending;
+mod session;
+mod spin;
+mod staging;
+mod start;
+mod wire;
+
+pub use adopt::{ENVIRONMENT_VARIABLE, NotAdopted, adopt};
+pub use alongside_sys::process::{EndSignal, Identity};
+pub use deadline::Deadline;
+pub use error::Error;
+pub use incoming::Into;
+pub use message::{Buffer, Message, NoMemory};
+pub use receiving::Received;
+pub use sending::Sent;
+pub use session::{Session, Statistics};
+pub use start::{Start, StartFailure, ready_environment, start};

@@ -1,0 +1,273 @@
+//! Receiving: the session's calls that read. What a record means is in `incoming.rs`; this is how one
+//! sleeps until there is one, and how the poll set is left behind.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use alongside_sys::WaitEnd;
+use alongside_sys::poll::{Ready, wait_any};
+
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::incoming::{Incoming, Into, Step, Want};
+use crate::link::{Link, token};
+use crate::message::{Buffer, Message};
+use crate::session::Session;
+
+/// So many wake-ups pass before the bell's pipe is emptied; it holds 4096 at the least.
+const DRAIN_EVERY: u64 = 1024;
+
+/// What came of asking for a message.
+#[derive(Debug)]
+pub enum Received<B> {
+    /// A message.
+    Message(Message<B>),
+    /// So many bytes, in the caller's buffer.
+    Filled(usize),
+    /// There is none.
+    Nothing,
+    /// It takes longer: call again, in a way that lets others go on.
+    Long,
+}
+
+impl<B: Buffer> Session<B> {
+    /// Asks for a message without sleeping. With `spin`, looks for a while if there is none.
+    #[inline]
+    pub fn try_receive(&self, spin: bool, into: Option<Into<'_>>) -> Result<Received<B>, Error> {
+        self.check_ours()?;
+        let Some(mut guard) = self.rx.try_lock() else { return Ok(Received::Long) };
+        let rx = &mut *guard;
+        let Some(link) = rx.link.clone() else { return Err(self.closed()) };
+        if spin && !rx.is_ready(&link) {
+            self.spin_for_record(rx, &link);
+        }
+        let want = Want { into, has_turn: false, large: false };
+        let result = self.step(rx, &link, want);
+        self.settle(rx, &link);
+        drop(guard);
+        self.flush_pong();
+        result
+    }
+
+    /// Asks for a message without waiting, however long it takes to copy; looks for the other side's
+    /// death too.
+    pub fn receive_now(&self, into: Option<Into<'_>>) -> Result<Received<B>, Error> {
+        self.check_ours()?;
+        let mut guard = self.rx.lock_for_sure();
+        let rx = &mut *guard;
+        let Some(link) = rx.link.clone() else { return Err(self.closed()) };
+        if !rx.is_ready(&link) {
+            self.look(rx, &link).map_err(|error| self.fail_in(rx, error))?;
+        }
+        let want = Want { into, has_turn: false, large: true };
+        let result = self.step(rx, &link, want);
+        self.settle(rx, &link);
+        drop(guard);
+        self.flush_pong();
+        result
+    }
+
+    /// Waits for a message.
+    pub fn receive(
+        &self,
+        deadline: Deadline,
+        mut into: Option<Into<'_>>,
+    ) -> Result<Received<B>, Error> {
+        self.check_open()?;
+        let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
+        let _turn =
+            self.turn.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+        let result = self.receive_in_turn(&link, deadline, &mut into);
+        if result.is_err()
+            && let Some(into) = into
+        {
+            self.rx.lock_for_sure().spill(into.space)?;
+        }
+        self.flush_pong();
+        result
+    }
+
+    /// A message that was received cannot be taken after all: it comes next again.
+    pub fn put_back(&self, message: Message<B>) {
+        let mut rx = self.rx.lock_for_sure();
+        let Some(link) = rx.link.clone() else { return };
+        rx.put_back(message);
+        // Somebody may sleep who would want it.
+        let _ = link.beacon();
+        self.settle(&mut rx, &link);
+    }
+
+    fn receive_in_turn(
+        &self,
+        link: &Link,
+        deadline: Deadline,
+        into: &mut Option<Into<'_>>,
+    ) -> Result<Received<B>, Error> {
+        let begin = Instant::now();
+        loop {
+            {
+                let mut guard = self.rx.lock_for_sure();
+                let rx = &mut *guard;
+                if rx.link.is_none() {
+                    return Err(self.closed());
+                }
+                let want =
+                    Want { into: into.as_mut().map(Into::again), has_turn: true, large: true };
+                let result = self.step(rx, link, want);
+                if !matches!(result, Ok(Received::Nothing)) {
+                    self.settle(rx, link);
+                    return result;
+                }
+                if rx.is_amid_large() && self.spin_for_record(rx, link) {
+                    continue;
+                }
+                rx.consumer.arm(&link.incoming());
+                self.settle(rx, link);
+                if rx.is_ready(link) || self.ended.get().is_some() {
+                    continue;
+                }
+            }
+            self.flush_pong();
+            match link.set.wait(deadline.left()).map_err(Error::os("waiting for a message")) {
+                Err(error) => return Err(self.fail(error)),
+                Ok(Err(WaitEnd::Interrupted)) => return Err(Error::Interrupted),
+                Ok(Err(WaitEnd::TimedOut)) if deadline.is_over() => {
+                    return Err(self.end_of_wait(WaitEnd::TimedOut, deadline));
+                }
+                Ok(Err(WaitEnd::TimedOut)) => {}
+                Ok(Ok(ready)) => {
+                    self.spin.learn(begin.elapsed());
+                    self.wakeups.fetch_add(1, Ordering::Relaxed);
+                    let mut rx = self.rx.lock_for_sure();
+                    self.note(&mut rx, link, &ready)?;
+                }
+            }
+        }
+    }
+
+    /// One step, and what it means that there is nothing.
+    fn step(
+        &self,
+        rx: &mut Incoming<B>,
+        link: &Link,
+        want: Want<'_>,
+    ) -> Result<Received<B>, Error> {
+        if let Some(reason) = self.ended.get() {
+            return Err(reason.clone());
+        }
+        // Looked at before the step: what was sent before the end is then seen by the step.
+        let is_finished = rx.consumer.is_finished(&link.incoming());
+        let is_peer_over = link.is_peer_over();
+        let stepped = rx.step(link, want).map_err(|error| self.fail_in(rx, error));
+        self.note_pings(rx);
+        match stepped? {
+            Step::Message(message) => Ok(Received::Message(message)),
+            Step::Filled(bytes) => Ok(Received::Filled(bytes)),
+            Step::Long => Ok(Received::Long),
+            Step::Empty if is_finished => Err(Error::Closed { by_me: false }),
+            Step::Empty if is_peer_over => Err(self.peer_gone()),
+            Step::Empty => Ok(Received::Nothing),
+        }
+    }
+
+    fn spin_for_record(&self, rx: &Incoming<B>, link: &Link) -> bool {
+        let Some(budget) = self.spin.budget(link) else { return false };
+        let ring = link.incoming();
+        let found = self.spin.spin(budget, || rx.consumer.has_record(&ring));
+        if found {
+            self.spins_paid.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Takes note of what a poll set reported.
+    fn note(&self, rx: &mut Incoming<B>, link: &Link, ready: &Ready) -> Result<(), Error> {
+        for token in ready.tokens() {
+            match *token {
+                token::BELL if self.wakeups.load(Ordering::Relaxed) % DRAIN_EVERY == 0 => {
+                    link.data_ear.drain();
+                }
+                token::CONTROL => {
+                    rx.read_control(link).map_err(|error| self.fail_in(rx, error))?;
+                }
+                token::PEER => link.set_peer_over(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel about the control socket and the other process, without touching the set in
+    /// which another thread may be asleep.
+    pub(crate) fn look(&self, rx: &mut Incoming<B>, link: &Link) -> Result<(), Error> {
+        use std::os::fd::AsFd;
+        if link.is_peer_over() {
+            return Ok(());
+        }
+        let fds = [link.control.as_fd(), link.peer.as_fd()];
+        let found =
+            wait_any(&fds, Some(Duration::ZERO)).map_err(Error::os("asking for the peer"))?;
+        if let Ok(bits) = found {
+            if bits & 1 != 0 {
+                rx.read_control(link)?;
+            }
+            if bits & 2 != 0 {
+                link.set_peer_over();
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the poll set as those who watch it from outside, or sleep in it, need it: readable if
+    /// something is there, and else armed, so that the next arrival makes it so.
+    pub(crate) fn settle(&self, rx: &mut Incoming<B>, link: &Link) {
+        let Some(beacon) = link.lit_beacon() else { return };
+        if self.ended.get().is_some() || rx.is_ready(link) {
+            if !rx.beacon_is_lit {
+                beacon.light();
+                rx.beacon_is_lit = true;
+            }
+            return;
+        }
+        if rx.beacon_is_lit {
+            beacon.put_out();
+            rx.beacon_is_lit = false;
+        }
+        if self.is_watched.load(Ordering::Relaxed) {
+            // The edge that brought us here has to be used up; only then is the set quiet.
+            if let Ok(Ok(ready)) = link.set.wait(Some(Duration::ZERO)) {
+                let _ = self.note(rx, link, &ready);
+            }
+            rx.consumer.arm(&link.incoming());
+            if rx.is_ready(link) {
+                beacon.light();
+                rx.beacon_is_lit = true;
+            }
+        }
+    }
+
+    /// Calls `with` the descriptor that is readable exactly while `receive_now` would give a message
+    /// or the session's end.
+    pub fn with_descriptor<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Error> {
+        use std::os::fd::AsFd;
+        self.check_open()?;
+        let mut rx = self.rx.lock_for_sure();
+        let Some(link) = rx.link.clone() else { return Err(self.closed()) };
+        link.beacon().map_err(Error::os("making a descriptor to watch"))?;
+        self.is_watched.store(true, Ordering::Relaxed);
+        self.settle(&mut rx, &link);
+        Ok(with(link.set.as_fd()))
+    }
+
+    /// Calls `with` the descriptor that hangs up when the session ends, whatever is received.
+    pub fn with_end_descriptor<T>(
+        &self,
+        with: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T, Error> {
+        use std::os::fd::AsFd;
+        self.check_open()?;
+        let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
+        Ok(with(link.control.as_fd()))
+    }
+}

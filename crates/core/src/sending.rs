@@ -1,0 +1,374 @@
+//! Sending: the session's calls that write. What a message becomes is in `outgoing.rs`; this is who waits
+//! for what until it can become that.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use alongside_shm::{Kind, Region, Ring};
+use alongside_sys::WaitEnd;
+
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::incoming::Incoming;
+use crate::link::Link;
+use crate::message::Buffer;
+use crate::outgoing::{BARE_BYTES, Outgoing, bare};
+use crate::session::Session;
+use crate::staging::BLOCK_BYTES;
+
+/// How long a sender of a large message looks for a block to come back before it makes more: some
+/// copies of a block take that long.
+const BLOCK_PATIENCE: Duration = Duration::from_micros(100);
+
+/// What became of a message that was to be sent at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is sent.
+    Done,
+    /// It takes longer: call [`Session::send`].
+    Long,
+}
+
+impl<B: Buffer> Session<B> {
+    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+        if bytes as u64 > self.max_message_bytes {
+            return Err(Error::TooLarge { bytes: bytes as u64, limit: self.max_message_bytes });
+        }
+        Ok(())
+    }
+
+    /// Whether the other side still listens.
+    #[inline]
+    fn check_listener(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
+        if let Some(reason) = self.ended.get() {
+            return Err(reason.clone());
+        }
+        // The other side's FIN stands in the ring that we read.
+        if alongside_shm::Consumer::default().is_finished(&link.incoming()) {
+            return Err(Error::Closed { by_me: false });
+        }
+        if tx.peer_is_over(link) { Err(self.peer_gone()) } else { Ok(()) }
+    }
+
+    /// Sends a small message if that can be done at once, without waiting for anybody.
+    #[inline]
+    pub fn try_send(&self, codec: u8, payload: &[u8]) -> Result<Sent, Error> {
+        self.check_ours()?;
+        if payload.len() > self.longest_inline {
+            self.check_size(payload.len())?;
+            return Ok(Sent::Long);
+        }
+        self.check_size(payload.len())?;
+        let Some(mut tx) = self.tx.try_lock() else { return Ok(Sent::Long) };
+        let tx = &mut *tx;
+        let Some(link) = &tx.link else { return Err(self.closed()) };
+        let link = &Arc::clone(link);
+        self.check_listener(tx, link)?;
+        let ring = link.outgoing();
+        if !tx.has_space(&ring, payload.len() as u64).map_err(|error| self.fail(error))? {
+            return Ok(Sent::Long);
+        }
+        self.push_message(tx, link, &ring, Kind::Message, codec, payload)?;
+        Ok(Sent::Done)
+    }
+
+    #[inline]
+    fn push_message(
+        &self,
+        tx: &mut Outgoing,
+        link: &Link,
+        ring: &Ring<'_, Region<'_>>,
+        kind: Kind,
+        codec: u8,
+        payload: &[u8],
+    ) -> Result<(), Error> {
+        if kind == Kind::Message {
+            tx.producer.count_message();
+            tx.sent_bytes += payload.len() as u64;
+        }
+        let record = bare(kind, codec, payload.len() as u32, 0);
+        tx.push(link, ring, &record, payload).map_err(|error| self.fail(error))
+    }
+
+    /// Sends a message; waits as long as `deadline` allows for space. `go_on` is asked whenever a
+    /// signal has arrived in the middle of a large message; if it says no, the message is abandoned.
+    pub fn send(
+        &self,
+        codec: u8,
+        payload: &[u8],
+        deadline: Deadline,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
+        self.send_as(false, codec, payload, deadline, go_on)
+    }
+
+    /// Sends the first data.
+    pub(crate) fn send_hello(
+        &self,
+        codec: u8,
+        payload: &[u8],
+        deadline: Deadline,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
+        self.send_as(true, codec, payload, deadline, go_on)
+    }
+
+    fn send_as(
+        &self,
+        is_hello: bool,
+        codec: u8,
+        payload: &[u8],
+        deadline: Deadline,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
+        self.check_open()?;
+        self.check_size(payload.len())?;
+        let mut tx =
+            self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+        let Some(link) = tx.link.clone() else { return Err(self.closed()) };
+        self.check_listener(&mut tx, &link)?;
+        let result = if payload.len() <= self.longest_inline {
+            self.wait_space(&mut tx, &link, payload.len() as u64, deadline).and_then(|()| {
+                let kind = if is_hello { Kind::Hello } else { Kind::Message };
+                self.push_message(&mut tx, &link, &link.outgoing(), kind, codec, payload)
+            })
+        } else {
+            self.send_large(&mut tx, &link, is_hello, codec, payload, deadline, go_on)
+        };
+        drop(tx);
+        self.flush_pong();
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// What a wait's end means to somebody who wanted to wait until `deadline`.
+    pub(crate) fn end_of_wait(&self, end: WaitEnd, deadline: Deadline) -> Error {
+        match end {
+            WaitEnd::TimedOut if deadline == Deadline::Now => Error::WouldBlock,
+            end => end.into(),
+        }
+    }
+
+    /// Waits until a record with so many bytes of payload fits.
+    fn wait_space(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        payload_bytes: u64,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let ring = link.outgoing();
+        if tx.has_space(&ring, payload_bytes)? {
+            return Ok(());
+        }
+        if deadline == Deadline::Now {
+            return Err(Error::WouldBlock);
+        }
+        if let Some(budget) = self.spin.budget(link)
+            && self.spin.spin(budget, || !matches!(tx.has_space(&ring, payload_bytes), Ok(false)))
+        {
+            return tx.has_space(&ring, payload_bytes).map(drop);
+        }
+        let result = self.attend(link, deadline, None, true, &mut |room| {
+            tx.producer.arm(&ring);
+            if tx.has_space(&ring, payload_bytes)? {
+                return Ok(Some(()));
+            }
+            self.check_listener(tx, link)?;
+            self.check_mutual_wait(link, room)
+        });
+        tx.producer.disarm(&ring);
+        result
+    }
+
+    /// Two sides that wait for space from each other, with every place taken, would wait for ever.
+    fn check_mutual_wait(&self, link: &Link, room: bool) -> Result<Option<()>, Error> {
+        let rx = self.rx.lock_for_sure();
+        if !room && rx.consumer.producer_sleeps(&link.incoming()) {
+            return Err(Error::Busy(
+                "both programs wait for the other to receive, and there is no room for more",
+            ));
+        }
+        Ok(None)
+    }
+
+    /// Sends a message in parts. Once begun, it ends whole or is abandoned.
+    #[allow(clippy::too_many_arguments, reason = "the parameters of send_as, passed on")]
+    fn send_large(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        is_hello: bool,
+        codec: u8,
+        payload: &[u8],
+        deadline: Deadline,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
+        let ring = link.outgoing();
+        tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
+        if deadline == Deadline::Now {
+            self.check_fits_at_once(tx, link, payload.len() as u64)?;
+        }
+        self.wait_space(tx, link, BARE_BYTES, deadline)?;
+        let kind = if is_hello { Kind::LargeHello } else { Kind::Large };
+        tx.push(link, &ring, &bare(kind, codec, 0, payload.len() as u64), &[])?;
+        for part in payload.chunks(BLOCK_BYTES) {
+            let sent = loop {
+                match self.send_part(tx, link, part, deadline) {
+                    Err(Error::Interrupted) if go_on() => {}
+                    sent => break sent,
+                }
+            };
+            if let Err(error) = sent {
+                // The reserve that `has_space` keeps is for this.
+                tx.push(link, &ring, &bare(Kind::Abandoned, 0, 0, 0), &[])?;
+                return Err(error);
+            }
+        }
+        if !is_hello {
+            tx.producer.count_message();
+            tx.sent_bytes += payload.len() as u64;
+            // The count alone is news for nobody who sleeps.
+            let _ = tx.producer.publish(&ring);
+        }
+        Ok(())
+    }
+
+    /// A send that may not wait begins only if it can end without waiting.
+    fn check_fits_at_once(&self, tx: &mut Outgoing, link: &Link, bytes: u64) -> Result<(), Error> {
+        let records = bytes.div_ceil(BLOCK_BYTES as u64) + 2;
+        let has_ring = tx.producer.has_space(&link.outgoing(), records * BARE_BYTES)?;
+        if has_ring && tx.stage.can_hold(bytes, self.max_message_bytes) {
+            Ok(())
+        } else {
+            Err(Error::WouldBlock)
+        }
+    }
+
+    fn send_part(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        part: &[u8],
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let ring = link.outgoing();
+        self.wait_space(tx, link, 0, deadline)?;
+        tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
+        let block = match tx.stage.take() {
+            Some(block) => block,
+            None => self.wait_block(tx, link, deadline)?,
+        };
+        tx.stage.fill(block, part);
+        let id = u64::from(block.arena) << 32 | u64::from(block.block);
+        tx.push(link, &ring, &bare(Kind::Part, 0, 0, id), &[])
+    }
+
+    /// A block to fill: one that comes back while the reader is at it, a new one, or, when there may
+    /// be no more, one that the reader gives back in its own time.
+    fn wait_block(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        deadline: Deadline,
+    ) -> Result<crate::staging::Block, Error> {
+        let ring = link.outgoing();
+        if deadline != Deadline::Now && self.spin.budget(link).is_some() {
+            let begin = Instant::now();
+            while begin.elapsed() < BLOCK_PATIENCE {
+                if tx.stage.reclaim(tx.producer.blocks_returned(&ring))?
+                    && let Some(block) = tx.stage.take()
+                {
+                    return Ok(block);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        if tx.grow_stage(link)?
+            && let Some(block) = tx.stage.take()
+        {
+            return Ok(block);
+        }
+        if deadline == Deadline::Now {
+            return Err(Error::WouldBlock);
+        }
+        let result = self.attend(link, deadline, None, true, &mut |room| {
+            tx.producer.arm(&ring);
+            tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
+            if let Some(block) = tx.stage.take() {
+                return Ok(Some(block));
+            }
+            self.check_listener(tx, link)?;
+            self.check_mutual_wait(link, room).map(|_| None)
+        });
+        tx.producer.disarm(&ring);
+        result
+    }
+
+    /// Asks the other program for a sign; says how long that took. It answers from within any call
+    /// that receives.
+    pub fn ping(&self, deadline: Deadline) -> Result<Duration, Error> {
+        self.check_open()?;
+        let begin = Instant::now();
+        let id = self.pings.fetch_add(1, Ordering::Relaxed) + 1;
+        let link = {
+            let mut tx =
+                self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+            let Some(link) = tx.link.clone() else { return Err(self.closed()) };
+            self.check_listener(&mut tx, &link)?;
+            self.wait_space(&mut tx, &link, 0, deadline).map_err(|error| self.fail(error))?;
+            let ring = link.outgoing();
+            tx.push(&link, &ring, &bare(Kind::Ping, 0, 0, id), &[])
+                .map_err(|error| self.fail(error))?;
+            link
+        };
+        self.attend(&link, deadline, None, true, &mut |_room| {
+            if self.last_pong.load(Ordering::Relaxed) >= id {
+                return Ok(Some(begin.elapsed()));
+            }
+            self.check_peer(&self.rx.lock_for_sure(), &link)?;
+            Ok(None)
+        })
+        .map_err(|error| self.fail(error))
+    }
+
+    /// Whether the other side is still there, as far as has been seen.
+    pub(crate) fn check_peer(&self, rx: &Incoming<B>, link: &Link) -> Result<(), Error> {
+        if let Some(reason) = self.ended.get() {
+            return Err(reason.clone());
+        }
+        if rx.consumer.is_finished(&link.incoming()) {
+            return Err(Error::Closed { by_me: false });
+        }
+        if link.is_peer_over() { Err(self.peer_gone()) } else { Ok(()) }
+    }
+
+    /// Takes note of pings and pongs that a step has met; `rx` must be free afterwards.
+    pub(crate) fn note_pings(&self, rx: &mut Incoming<B>) {
+        if let Some(id) = rx.ping.take() {
+            self.pong_due.store(id.wrapping_add(1), Ordering::SeqCst);
+        }
+        if let Some(id) = rx.pong.take() {
+            self.last_pong.fetch_max(id, Ordering::Relaxed);
+            self.light_attenders();
+        }
+    }
+
+    /// Answers a ping, if there is one to answer and the ring has space. Whoever holds `tx` now will
+    /// come by here when done.
+    pub(crate) fn flush_pong(&self) {
+        if self.pong_due.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let Some(mut tx) = self.tx.try_lock() else { return };
+        let Some(link) = tx.link.clone() else { return };
+        let ring = link.outgoing();
+        if tx.has_space(&ring, 0) != Ok(true) {
+            return;
+        }
+        let due = self.pong_due.swap(0, Ordering::SeqCst);
+        if due != 0 {
+            let _ = tx.push(&link, &ring, &bare(Kind::Pong, 0, 0, due.wrapping_sub(1)), &[]);
+        }
+    }
+}

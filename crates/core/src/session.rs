@@ -1,0 +1,259 @@
+//! A session: two-way, ordered messages between two processes, used by any number of threads.
+//!
+//! # Who holds what
+//! | lock | guards | held while |
+//! |---|---|---|
+//! | `rx` | the reading side | one message is copied out, or a short spin; never while asleep |
+//! | `tx` | the writing side | one message is written, and while its sender waits for space, so that messages stay whole and in order |
+//! | `turn` | nobody's data | one receiver sleeps; the others queue for it |
+//!
+//! `rx` may be taken under `tx`, and under `turn`; nothing is taken under `rx` but `tx` by `try_lock`.
+//!
+//! # States
+//! | state | shown by | `receive` | `send` |
+//! |---|---|---|---|
+//! | open | | waits | goes on |
+//! | the peer has closed | its FIN in the ring | what it sent before, then `Closed` | `Closed` |
+//! | the peer is gone | its handle, or its socket hung up | what it sent before, then `PeerGone` | `PeerGone` |
+//! | ended here | `ended` | the reason | the reason |
+//!
+//! Sleeping is in two forms: a receiver sleeps in the link's poll set (one system call), everybody else
+//! who has to wait (for space, for a pong, for an exit) *attends*, see `attend.rs`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use alongside_sys::fork;
+use alongside_sys::lock::Timed;
+use alongside_sys::poll::{Beacon, wait_any};
+use alongside_sys::process::{EndSignal, Identity, Process};
+
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::incoming::Incoming;
+use crate::link::Link;
+use crate::message::Buffer;
+use crate::outgoing::Outgoing;
+use crate::spin::Spin;
+
+/// How long a death is waited for once the connection is cut, to tell how it ended. The process is in
+/// the last lines of its exit then.
+pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(50);
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Messages sent, without the hello.
+    pub messages_sent: u64,
+    /// Messages handed to the program.
+    pub messages_received: u64,
+    /// Messages that the other program says it was handed.
+    pub messages_delivered: u64,
+    /// Bytes of the messages sent.
+    pub bytes_sent: u64,
+    /// Bytes of the messages received.
+    pub bytes_received: u64,
+    /// How often a receiver slept and was woken.
+    pub wakeups: u64,
+    /// How often a receiver looked again and again, and found something before it had to sleep.
+    pub spins_paid: u64,
+}
+
+/// The other processes of a session, as the handshake found them.
+pub(crate) struct Others {
+    /// Whom we talk to.
+    pub(crate) peer: Arc<Process>,
+    /// What was started, if it was us who started.
+    pub(crate) child: Option<Arc<Process>>,
+    /// Whether the child leads a process group.
+    pub(crate) has_group: bool,
+    /// What keeps our life tied to the starter's; only held.
+    pub(crate) fate: Option<std::os::fd::OwnedFd>,
+}
+
+/// Two-way messages with another process.
+#[derive(Debug)]
+pub struct Session<B: Buffer> {
+    pub(crate) tx: Timed<Outgoing>,
+    pub(crate) rx: Timed<Incoming<B>>,
+    pub(crate) turn: Timed<()>,
+    pub(crate) ended: OnceLock<Error>,
+    pub(crate) attenders: Mutex<Vec<Arc<Beacon>>>,
+    pub(crate) pong_due: AtomicU64,
+    pub(crate) pings: AtomicU64,
+    pub(crate) last_pong: AtomicU64,
+    pub(crate) delivered_at_close: AtomicU64,
+    pub(crate) is_watched: AtomicBool,
+    pub(crate) spin: Spin,
+    pub(crate) wakeups: AtomicU64,
+    pub(crate) spins_paid: AtomicU64,
+    generation: u32,
+    pub(crate) max_message_bytes: u64,
+    pub(crate) longest_inline: usize,
+    identity: Identity,
+    pub(crate) peer: Arc<Process>,
+    pub(crate) child: Option<Arc<Process>>,
+    pub(crate) has_group: bool,
+    _fate: Option<std::os::fd::OwnedFd>,
+}
+
+impl<B: Buffer> Session<B> {
+    pub(crate) fn new(link: Link, others: Others) -> Session<B> {
+        let link = Arc::new(link);
+        let longest_inline = link.outgoing().longest_payload() as usize;
+        Session {
+            max_message_bytes: link.layout.max_message_bytes,
+            longest_inline,
+            tx: Timed::new(Outgoing::new(Arc::clone(&link))),
+            rx: Timed::new(Incoming::new(link)),
+            turn: Timed::new(()),
+            ended: OnceLock::new(),
+            attenders: Mutex::new(Vec::new()),
+            pong_due: AtomicU64::new(0),
+            pings: AtomicU64::new(0),
+            last_pong: AtomicU64::new(0),
+            delivered_at_close: AtomicU64::new(0),
+            is_watched: AtomicBool::new(false),
+            spin: Spin::default(),
+            wakeups: AtomicU64::new(0),
+            spins_paid: AtomicU64::new(0),
+            generation: fork::generation(),
+            identity: others.peer.identity(),
+            peer: others.peer,
+            child: others.child,
+            has_group: others.has_group,
+            _fate: others.fate,
+        }
+    }
+
+    // ---- who and whether -------------------------------------------------------------------
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The longest message either side may send, in bytes.
+    pub fn max_message_bytes(&self) -> u64 {
+        self.max_message_bytes
+    }
+
+    /// Whether this process made the session, not the one that forked it.
+    #[inline]
+    pub fn is_ours(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    #[inline]
+    pub(crate) fn check_ours(&self) -> Result<(), Error> {
+        if self.is_ours() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// Whether the other process exists and the session is open on both sides.
+    pub fn is_alive(&self) -> bool {
+        if !self.is_ours() || self.ended.get().is_some() {
+            return false;
+        }
+        let mut rx = self.rx.lock_for_sure();
+        let Some(link) = rx.link.clone() else { return false };
+        self.look(&mut rx, &link).is_ok()
+            && !link.is_peer_over()
+            && !rx.consumer.is_finished(&link.incoming())
+    }
+
+    /// Whether the session has ended on this side.
+    pub fn is_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    /// Says whether coming back from a sleep is dear here, because other threads compute; then spinning
+    /// longer is cheaper.
+    pub fn set_contended(&self, is_contended: bool) {
+        self.spin.set_contended(is_contended);
+    }
+
+    /// Why the session is over on this side, if it is.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.check_ours()?;
+        match self.ended.get() {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn closed(&self) -> Error {
+        self.ended.get().cloned().unwrap_or(Error::Closed { by_me: true })
+    }
+
+    /// The error for a peer that is gone, with its exit status if that can be had.
+    pub(crate) fn peer_gone(&self) -> Error {
+        let process = self.child.as_ref().unwrap_or(&self.peer);
+        if self.is_the_child(process) {
+            use std::os::fd::AsFd;
+            let _ = wait_any(&[process.as_fd()], Some(EXIT_GRACE));
+        }
+        Error::PeerGone { exit_status: process.exit_status() }
+    }
+
+    /// Whether whom we started is whom we talk to, rather than a wrapper that may live on.
+    pub(crate) fn is_the_child(&self, process: &Arc<Process>) -> bool {
+        process.pid() == self.peer.pid()
+    }
+
+    /// How the started program ended; `None` as long as it lives, or if that cannot be known.
+    pub fn exit_status(&self) -> Option<i32> {
+        if !self.is_ours() {
+            return None;
+        }
+        self.child.as_ref().unwrap_or(&self.peer).exit_status()
+    }
+
+    /// The process that was started, which a wrapper may set apart from the peer.
+    pub fn started_pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|child| child.pid())
+    }
+
+    /// Sends a signal to the started program, or its group, and to the peer if that is another.
+    pub fn signal(&self, signal: EndSignal) -> Result<(), Error> {
+        self.check_ours()?;
+        let os = Error::os("sending a signal");
+        if let Some(child) = &self.child {
+            child.signal(signal, self.has_group).map_err(&os)?;
+            if self.is_the_child(child) {
+                return Ok(());
+            }
+        }
+        self.peer.signal(signal, false).map_err(os)
+    }
+
+    /// What has happened so far.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        self.check_ours()?;
+        let mut all = Statistics {
+            wakeups: self.wakeups.load(Ordering::Relaxed),
+            spins_paid: self.spins_paid.load(Ordering::Relaxed),
+            messages_delivered: self.delivered_at_close.load(Ordering::Relaxed),
+            ..Statistics::default()
+        };
+        {
+            let rx = self.rx.lock_for_sure();
+            (all.messages_received, all.bytes_received) = (rx.delivered, rx.delivered_bytes);
+        }
+        // A sender that waits holds `tx`; its own message does not count yet.
+        let tx = self.tx.lock(Some(EXIT_GRACE)).map_err(|_| Error::Busy("a send is under way"))?;
+        (all.messages_sent, all.bytes_sent) = (tx.producer.sent(), tx.sent_bytes);
+        if let Some(link) = &tx.link {
+            all.messages_delivered = tx.producer.delivered(&link.outgoing())?;
+        }
+        Ok(all)
+    }
+}
+
+impl<B: Buffer> Drop for Session<B> {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            let _ = self.close(Deadline::Now);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Starting a program and handing it its session.
+//!
+//! ```text
+//! starter                              adopter
+//!   spawn, one socket inherited   ──▶  (boots)
+//!   make the memory meanwhile
+//!                                 ◀──  adopt: its own socket, two ears
+//!   verify its user, offer        ──▶  memory, two ears
+//!   hello, as the first record    ──▶  verify, map, read
+//! ```
+//! The starter looks at the program's handle all the while: one that ends without adopting is an error
+//! at that moment, not at the deadline. A program that was started and cannot be worked with is ended.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use alongside_shm::SessionLayout;
+use alongside_sys::bell::Ringer;
+use alongside_sys::memory::{self, Access, Mapping};
+use alongside_sys::poll::wait_any;
+use alongside_sys::process::{EndSignal, Process};
+use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
+use alongside_sys::{Errno, bell, fork, own_pid, socket};
+
+use crate::adopt::{ENVIRONMENT_VARIABLE, check_user, other_layout, unexpected};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::link::{Link, Parts, Side};
+use crate::message::Buffer;
+use crate::session::{Others, Session};
+use crate::wire::{self, Found, Kind, Packet};
+
+/// Bytes of each ring of a started session.
+const RING_BYTES: u64 = 256 << 10;
+/// How long a killed program is waited for, to reap it.
+const REAP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What to start, and how.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The program and its arguments.
+    pub command: &'a [&'a OsStr],
+    /// `KEY=value` pairs, the whole environment; see [`ready_environment`].
+    pub environment: Vec<CString>,
+    /// Where it starts.
+    pub directory: Option<&'a Path>,
+    /// Its standard descriptors, where they are not this program's own.
+    pub stdio: [Option<RawFd>; 3],
+    /// It leads a process group of its own, which is ended as a whole.
+    pub new_group: bool,
+    /// It ends when this program ends.
+    pub die_with_parent: bool,
+    /// The longest message that either side may send, in bytes.
+    pub max_message_bytes: u64,
+    /// How the first data is to be read, and its bytes.
+    pub hello: (u8, &'a [u8]),
+}
+
+/// Why no session came of it.
+#[derive(Debug)]
+pub enum StartFailure {
+    /// The program could not be run at all.
+    NotRun {
+        /// What the failure is about.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// It ended, or let go of the meeting place, before it took up its session.
+    Ended {
+        /// How it ended, if it did and that is known.
+        exit_status: Option<i32>,
+    },
+    /// Something else; the program has been ended.
+    Other(Error),
+}
+
+impl From<Error> for StartFailure {
+    fn from(error: Error) -> StartFailure {
+        StartFailure::Other(error)
+    }
+}
+
+impl From<SpawnError> for StartFailure {
+    fn from(SpawnError { path, errno }: SpawnError) -> StartFailure {
+        StartFailure::NotRun { path, errno }
+    }
+}
+
+/// Drops an inherited session's variable from an environment: it was meant for this program.
+pub fn ready_environment(pairs: impl Iterator<Item = CString>) -> Vec<CString> {
+    let ours = format!("{ENVIRONMENT_VARIABLE}=");
+    pairs.filter(|pair| !pair.as_bytes().starts_with(ours.as_bytes())).collect()
+}
+
+/// A started program that is ended and reaped unless it is kept.
+struct Spawned {
+    process: Arc<Process>,
+    has_group: bool,
+    is_kept: bool,
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        let _ = self.process.signal(EndSignal::Kill, self.has_group);
+        let _ = wait_any(&[self.process.as_fd()], Some(REAP_PATIENCE));
+        let _ = self.process.exit_status();
+    }
+}
+
+/// Our half of the session, made while the program boots.
+struct Half {
+    memory: Mapping,
+    file: OwnedFd,
+    layout: SessionLayout,
+    bells: [(Ringer, OwnedFd); 2],
+}
+
+/// Starts a program and waits until it has taken up its session. `go_on` is asked whenever a signal
+/// has arrived; if it says no, the program is ended.
+pub fn start<B: Buffer>(
+    options: Start<'_>,
+    deadline: Deadline,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Session<B>, StartFailure> {
+    let (codec, hello) = options.hello;
+    if hello.len() as u64 > options.max_message_bytes {
+        let (bytes, limit) = (hello.len() as u64, options.max_message_bytes);
+        return Err(Error::TooLarge { bytes, limit }.into());
+    }
+    let os = Error::os("starting a session");
+    let life = if options.die_with_parent { Some(own_life().map_err(&os)?) } else { None };
+    let (meeting, inherited) = meeting_pair().map_err(&os)?;
+    let mut spawned = run(&options, life.as_deref(), &inherited)?;
+    drop(inherited);
+
+    let half = Half::new(options.max_message_bytes).map_err(&os)?;
+    let (packet, files) = await_adopter(&meeting, &spawned.process, deadline, go_on)?;
+    drop(meeting);
+    let link = complete(half, packet, files, life.as_deref())?;
+    let others = Others {
+        peer: Arc::clone(&link.peer),
+        child: Some(Arc::clone(&spawned.process)),
+        has_group: options.new_group,
+        fate: None,
+    };
+    let session = Session::new(link, others);
+    session.send_hello(codec, hello, deadline, go_on)?;
+    spawned.is_kept = true;
+    Ok(session)
+}
+
+/// The process's one [`Life`]; a forked child gets one of its own.
+fn own_life() -> Result<Arc<Life>, Errno> {
+    static LIFE: Mutex<Option<(u32, Arc<Life>)>> = Mutex::new(None);
+    let mut life = LIFE.lock().map_err(|_| Errno::CANCELED)?;
+    let generation = fork::generation();
+    match &*life {
+        Some((of, life)) if *of == generation => Ok(Arc::clone(life)),
+        _ => {
+            let made = Arc::new(Life::new()?);
+            *life = Some((generation, Arc::clone(&made)));
+            Ok(made)
+        }
+    }
+}
+
+/// The meeting place. Its far end must not lie among the standard descriptors, which the program gets
+/// to choose.
+fn meeting_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, mut theirs) = socket::pair()?;
+    let mut low = Vec::new();
+    while theirs.as_raw_fd() < 3 {
+        let higher = theirs.try_clone().map_err(|_| Errno::MFILE)?;
+        low.push(std::mem::replace(&mut theirs, higher));
+    }
+    Ok((ours, theirs))
+}
+
+fn run(
+    options: &Start<'_>,
+    life: Option<&Life>,
+    inherited: &OwnedFd,
+) -> Result<Spawned, StartFailure> {
+    let inode = socket::inode(inherited).map_err(Error::os("starting a session"))?;
+    let variable =
+        format!("{ENVIRONMENT_VARIABLE}={}:{}:{inode}", wire::VERSION, inherited.as_raw_fd());
+    let mut environment = options.environment.clone();
+    environment.extend(CString::new(variable));
+    let process = spawn(&Program {
+        command: options.command,
+        environment: &environment,
+        directory: options.directory,
+        stdio: options.stdio,
+        inherited: inherited.as_fd(),
+        new_group: options.new_group,
+        life,
+    })?;
+    Ok(Spawned { process: Arc::new(process), has_group: options.new_group, is_kept: false })
+}
+
+impl Half {
+    fn new(max_message_bytes: u64) -> Result<Half, Errno> {
+        let layout = SessionLayout { ring_bytes: [RING_BYTES; 2], max_message_bytes };
+        let bytes = layout.total_bytes() as usize;
+        let (memory, file) = memory::create("alongside-session", bytes, Access::ReadWrite)?;
+        layout.create(memory.region(), own_pid());
+        Ok(Half { memory, file, layout, bells: [bell::bell()?, bell::bell()?] })
+    }
+}
+
+/// Waits until somebody adopts, or until that cannot happen any more.
+fn await_adopter(
+    meeting: &OwnedFd,
+    process: &Process,
+    deadline: Deadline,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<(Packet, Vec<OwnedFd>), StartFailure> {
+    loop {
+        // Asked before looking: a program that adopts and ends at once has adopted.
+        let is_over = process.is_over();
+        match Packet::receive(meeting)? {
+            Found::Packet(packet, files) => return Ok((packet, files)),
+            Found::Nothing if is_over => {
+                return Err(StartFailure::Ended { exit_status: process.exit_status() });
+            }
+            Found::HungUp => {
+                let _ = wait_any(&[process.as_fd()], Some(Duration::from_millis(50)));
+                return Err(StartFailure::Ended { exit_status: process.exit_status() });
+            }
+            Found::Nothing => {}
+        }
+        let fds = [meeting.as_fd(), process.as_fd()];
+        match wait_any(&fds, deadline.left()).map_err(Error::os("waiting for the program"))? {
+            Ok(_) => {}
+            Err(alongside_sys::WaitEnd::Interrupted) if go_on() => {}
+            Err(end) => return Err(Error::from(end).into()),
+        }
+    }
+}
+
+/// Checks who adopted, sends the offer, and makes the link of both halves.
+fn complete(
+    half: Half,
+    packet: Packet,
+    files: Vec<OwnedFd>,
+    life: Option<&Life>,
+) -> Result<Link, Error> {
+    let os = Error::os("handing the session over");
+    let found = files.len();
+    let Ok([control, data_ear, space_ear]) = <[OwnedFd; 3]>::try_from(files) else {
+        return Err(unexpected(packet, found));
+    };
+    if packet.kind != Kind::Adopt {
+        return Err(unexpected(packet, found));
+    }
+    if packet.a != alongside_shm::VERSION {
+        let refusal = Packet { kind: Kind::Refuse, a: alongside_shm::VERSION, b: 0, c: 0 };
+        let _ = refusal.send(&control, &[]);
+        return Err(other_layout(packet.a));
+    }
+    let (pid, uid) = socket::peer(&control).map_err(&os)?;
+    check_user("started program", uid)?;
+    let peer = socket::peer_process(&control).map_err(&os)?;
+    let peer = Arc::new(Process::new(peer, pid).map_err(&os)?);
+
+    let fate = life.map(Life::thread_of_fate).transpose().map_err(&os)?;
+    let [(data_bell, data_for_them), (space_bell, space_for_them)] = half.bells;
+    let flags = if fate.is_some() { wire::SHARES_FATE } else { 0 };
+    let offer = Packet { kind: Kind::Offer, a: alongside_shm::VERSION, b: flags, c: 0 };
+    let mut with = vec![half.file.as_fd(), data_for_them.as_fd(), space_for_them.as_fd()];
+    with.extend(fate.as_ref().map(AsFd::as_fd));
+    match offer.send(&control, &with) {
+        // Gone between its adoption and now: the session will say so.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(os(errno)),
+    }
+    Link::new(Parts {
+        memory: half.memory,
+        layout: half.layout,
+        side: Side::Creator,
+        control,
+        data_bell,
+        space_bell,
+        data_ear,
+        space_ear,
+        peer,
+    })
+    .map_err(os)
+}

@@ -1,0 +1,364 @@
+//! Plain data, as MessagePack.
+//!
+//! One walk over the data checks every type, remembers where it is, and writes the bytes. What
+//! MessagePack has no word for goes as an extension of our own:
+//!
+//! | code | payload | Python |
+//! |---|---|---|
+//! | 1 | UTF-8 in which lone surrogates may stand (`surrogatepass`) | a str from a file name that is not UTF-8 |
+//! | 2 | ISO 8601 text | a datetime, naive or with its UTC offset |
+//!
+//! Decoding is msgspec's, in `_data.py`. (<https://github.com/msgpack/msgpack/blob/master/spec.md>)
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
+    PyType,
+};
+use rmp::encode as mp;
+
+use crate::body::{Loan, lends, not_bytes, type_name};
+
+/// Payloads that are bytes themselves.
+pub(crate) const RAW: u8 = 0;
+/// Payloads in MessagePack.
+pub(crate) const PACKED: u8 = 1;
+
+const TEXT_WITH_SURROGATES: i8 = 1;
+const DATETIME: i8 = 2;
+/// Deeper data is refused; decoders bound their depth too.
+const DEEPEST: usize = 256;
+
+/// What was wrong, and where: the steps from the inside out.
+struct Misfit {
+    error: PyErr,
+    steps: Vec<String>,
+}
+
+impl From<PyErr> for Misfit {
+    fn from(error: PyErr) -> Misfit {
+        Misfit { error, steps: Vec::new() }
+    }
+}
+
+impl Misfit {
+    fn at(mut self, step: impl FnOnce() -> String) -> Misfit {
+        self.steps.push(step());
+        self
+    }
+
+    /// The error, with the place in its text.
+    fn named(self, py: Python<'_>) -> PyErr {
+        let Misfit { error, steps } = self;
+        let ours =
+            error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py);
+        if !ours {
+            return error;
+        }
+        // A cycle, or very deep data: the way in is enough.
+        let shown = steps.iter().rev().take(12);
+        let more = if steps.len() > 12 { "…" } else { "" };
+        let place = shown.fold(String::from("data"), |place, step| place + step) + more;
+        PyTypeError::new_err(error.value(py).to_string().replace(PLACE, &place))
+    }
+}
+
+/// Stands for the place in a text until the place is known.
+const PLACE: &str = "\u{1}";
+
+/// A message's payload, ready to be copied.
+pub(crate) enum Payload<'py> {
+    /// A bytes object, which does not change.
+    Bytes(Bound<'py, PyBytes>),
+    /// Somebody's buffer of bytes.
+    Loan(Loan),
+    /// Packed data.
+    Packed(Vec<u8>),
+}
+
+impl<'py> Payload<'py> {
+    /// Makes a payload of whatever can be sent.
+    #[inline]
+    pub(crate) fn of(data: &Bound<'py, PyAny>) -> PyResult<Payload<'py>> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return Ok(Payload::Bytes(bytes.clone()));
+        }
+        if is_byte_buffer(data) {
+            return match Loan::of_bytes(data)? {
+                Some(loan) => Ok(Payload::Loan(loan)),
+                None => Err(not_bytes(data, "data")),
+            };
+        }
+        Ok(Payload::Packed(pack(data)?))
+    }
+
+    pub(crate) fn codec(&self) -> u8 {
+        if matches!(self, Payload::Packed(_)) { PACKED } else { RAW }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Bytes(bytes) => bytes.as_bytes(),
+            Payload::Loan(loan) => loan.bytes(),
+            Payload::Packed(packed) => packed,
+        }
+    }
+}
+
+/// The bytes that plain data becomes on the wire; raises what `send` would raise.
+#[pyfunction]
+pub(crate) fn encode<'py>(
+    py: Python<'py>,
+    data: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(py, &pack(data)?))
+}
+
+fn pack(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let mut out = Vec::with_capacity(256);
+    put(data, &mut out, DEEPEST).map_err(|misfit| misfit.named(data.py()))?;
+    Ok(out)
+}
+
+fn is_byte_buffer(data: &Bound<'_, PyAny>) -> bool {
+    data.is_exact_instance_of::<PyByteArray>() || data.is_exact_instance_of::<PyMemoryView>()
+}
+
+fn put(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+    if let Ok(text) = data.cast_exact::<PyString>() {
+        return put_text(text, out);
+    }
+    if let Ok(number) = data.cast_exact::<PyInt>() {
+        return put_int(number, out);
+    }
+    if let Ok(number) = data.cast_exact::<PyFloat>() {
+        return written(mp::write_f64(out, number.value()));
+    }
+    if data.is_none() {
+        return written(mp::write_nil(out));
+    }
+    if let Ok(truth) = data.cast_exact::<PyBool>() {
+        return written(mp::write_bool(out, truth.is_true()));
+    }
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        return put_bytes(bytes.as_bytes(), out);
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err(PyTypeError::new_err(format!(
+            "{PLACE} is nested more than {DEEPEST} levels deep, or contains itself"
+        ))
+        .into());
+    };
+    if let Ok(list) = data.cast_exact::<PyList>() {
+        return put_items(list.len(), list.iter(), out, depth);
+    }
+    if let Ok(dict) = data.cast_exact::<PyDict>() {
+        return put_dict(dict, out, depth);
+    }
+    if let Ok(tuple) = data.cast_exact::<PyTuple>() {
+        return put_items(tuple.len(), tuple.iter(), out, depth);
+    }
+    put_rare(data, out, depth)
+}
+
+/// Writing to a vector does not fail; what rmp reports otherwise would be a length beyond u32.
+fn written<T, E>(result: Result<T, E>) -> Result<(), Misfit> {
+    result.map(drop).map_err(|_| too_long())
+}
+
+fn too_long() -> Misfit {
+    PyTypeError::new_err(format!("{PLACE} has more than 2**32 - 1 bytes or items")).into()
+}
+
+fn short(length: usize) -> Result<u32, Misfit> {
+    u32::try_from(length).map_err(|_| too_long())
+}
+
+fn put_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    if let Ok(text) = text.to_str() {
+        short(text.len())?;
+        return written(mp::write_str(out, text));
+    }
+    let escaped = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
+    put_extension(
+        TEXT_WITH_SURROGATES,
+        escaped.cast_exact::<PyBytes>().map_err(PyErr::from)?.as_bytes(),
+        out,
+    )
+}
+
+fn put_int(number: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    if let Ok(number) = number.extract::<i64>() {
+        return written(mp::write_sint(out, number));
+    }
+    match number.extract::<u64>() {
+        Ok(number) => written(mp::write_uint(out, number)),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "{PLACE} is an int of more than 64 bits\nsend it as a str"
+        ))
+        .into()),
+    }
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
+    written(mp::write_bin_len(out, short(bytes.len())?))?;
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn put_extension(code: i8, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
+    written(mp::write_ext_meta(out, short(payload.len())?, code))?;
+    out.extend_from_slice(payload);
+    Ok(())
+}
+
+fn put_items<'py>(
+    length: usize,
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), Misfit> {
+    written(mp::write_array_len(out, short(length)?))?;
+    let mut count = 0;
+    for item in items {
+        put(&item, out, depth).map_err(|misfit| misfit.at(|| format!("[{count}]")))?;
+        count += 1;
+    }
+    if count == length { Ok(()) } else { Err(changed()) }
+}
+
+fn changed() -> Misfit {
+    PyTypeError::new_err(format!("{PLACE} was changed while it was being sent")).into()
+}
+
+fn put_dict(dict: &Bound<'_, PyDict>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+    written(mp::write_map_len(out, short(dict.len())?))?;
+    let length = dict.len();
+    let mut count = 0;
+    for (key, value) in dict.iter() {
+        if let Ok(key) = key.cast_exact::<PyString>() {
+            put_text(key, out)?;
+        } else {
+            put_key(&key, out)?;
+        }
+        put(&value, out, depth).map_err(|misfit| misfit.at(|| step(&key)))?;
+        count += 1;
+    }
+    if count == length { Ok(()) } else { Err(changed()) }
+}
+
+fn step(key: &Bound<'_, PyAny>) -> String {
+    key.repr().map_or_else(|_| "[?]".into(), |key| format!("[{}]", key.to_string_lossy()))
+}
+
+/// A key that is not a str: the other scalars, which arrive hashable.
+fn put_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    let is_container = key.is_exact_instance_of::<PyTuple>()
+        || key.hasattr("__dataclass_fields__").unwrap_or(false)
+        || key.hasattr("__struct_fields__").unwrap_or(false);
+    if is_container {
+        let (shown, name) = (step(key), type_name(key));
+        return Err(PyTypeError::new_err(format!(
+            "{PLACE} has the key {} of type {name}, which would not arrive hashable",
+            shown.trim_start_matches('[').trim_end_matches(']'),
+        ))
+        .into());
+    }
+    put(key, out, 1).map_err(|misfit| misfit.at(|| format!(" key {}", step(key))))
+}
+
+/// The types that are not Python's own containers and scalars.
+fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+    if is_byte_buffer(data) {
+        return match Loan::of_bytes(data)? {
+            Some(loan) => put_bytes(loan.bytes(), out),
+            None => Err(not_bytes(data, PLACE).into()),
+        };
+    }
+    let py = data.py();
+    let class = data.get_type();
+    if class.is(datetime_type(py)?) {
+        let text = data.call_method0("isoformat")?.extract::<String>()?;
+        return put_extension(DATETIME, text.as_bytes(), out);
+    }
+    if class.hasattr("__struct_config__")? {
+        return put_struct(data, &class, out, depth);
+    }
+    if class.hasattr("__dataclass_fields__")? {
+        return put_dataclass(data, out, depth);
+    }
+    if lends(data) {
+        return Err(not_bytes(data, PLACE).into());
+    }
+    Err(PyTypeError::new_err(format!(
+        "{PLACE} is a {}, which cannot be sent\nwhat can: None, bool, int, float, str, bytes, list, \
+         tuple, dict, datetime, dataclasses and msgspec Structs, of these very types",
+        type_name(data)
+    ))
+    .into())
+}
+
+fn datetime_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static DATETIME_TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    DATETIME_TYPE.import(py, "datetime", "datetime")
+}
+
+/// A msgspec Struct as the dict that msgspec itself would make of it: renamed fields and the tag
+/// included, unset fields left out; array-like ones as an array.
+fn put_struct(
+    data: &Bound<'_, PyAny>,
+    class: &Bound<'_, PyType>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), Misfit> {
+    let names = class.getattr("__struct_fields__")?;
+    let on_wire = class.getattr("__struct_encode_fields__")?;
+    let config = class.getattr("__struct_config__")?;
+    let tag = config.getattr("tag")?;
+    let mut fields = Vec::new();
+    for (name, on_wire) in names.try_iter()?.zip(on_wire.try_iter()?) {
+        let (name, on_wire) = (name?, on_wire?);
+        let value = data.getattr(name.cast::<PyString>().map_err(PyErr::from)?)?;
+        fields.push((on_wire.cast_into::<PyString>().map_err(PyErr::from)?, value));
+    }
+    if config.getattr("array_like")?.is_truthy()? {
+        let tag = (!tag.is_none()).then_some(tag);
+        let items = fields.len() + usize::from(tag.is_some());
+        let values = fields.into_iter().map(|(_, value)| value);
+        return put_items(items, tag.into_iter().chain(values), out, depth);
+    }
+    fields.retain(|(_, value)| !value.get_type().name().is_ok_and(|name| name == "UnsetType"));
+    if !tag.is_none() {
+        let field = config.getattr("tag_field")?;
+        fields.insert(0, (field.cast_into::<PyString>().map_err(PyErr::from)?, tag));
+    }
+    put_fields(&fields, out, depth)
+}
+
+fn put_dataclass(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+    static FIELDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = data.py();
+    let mut fields = Vec::new();
+    for field in FIELDS.import(py, "dataclasses", "fields")?.call1((data,))?.try_iter()? {
+        let name = field?.getattr("name")?.cast_into::<PyString>().map_err(PyErr::from)?;
+        let value = data.getattr(&name)?;
+        fields.push((name, value));
+    }
+    put_fields(&fields, out, depth)
+}
+
+fn put_fields(
+    fields: &[(Bound<'_, PyString>, Bound<'_, PyAny>)],
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), Misfit> {
+    written(mp::write_map_len(out, short(fields.len())?))?;
+    for (name, value) in fields {
+        put_text(name, out)?;
+        put(value, out, depth).map_err(|misfit| misfit.at(|| format!(".{name}")))?;
+    }
+    Ok(())
+}

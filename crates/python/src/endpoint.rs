@@ -1,0 +1,474 @@
+//! A session's native half. `alongside.Session` adds what is plain Python: iteration, callbacks, the
+//! context manager.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use alongside_core::{Deadline, EndSignal, Error, Into, Message, Received, Sent, Session};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+
+use crate::body::{Body, Loan};
+use crate::encode::{PACKED, Payload, RAW};
+use crate::errors::{raise, to_python};
+use crate::peer::{Peer, Statistics};
+
+/// Coming back to the interpreter takes this long only if another thread computes.
+const CONTENDED: Duration = Duration::from_micros(500);
+
+type Core = Session<Body>;
+type Hello = Option<(u8, Py<PyBytes>)>;
+
+/// A session that has been established and waits to become an object.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct Connection {
+    parts: Mutex<Option<(Core, Hello)>>,
+}
+
+impl Connection {
+    pub(crate) fn new(core: Core, hello: Hello) -> Connection {
+        Connection { parts: Mutex::new(Some((core, hello))) }
+    }
+}
+
+/// One end of a session.
+#[pyclass(subclass, frozen, weakref, module = "alongside._core")]
+pub(crate) struct Endpoint {
+    core: Core,
+    hello: Hello,
+    decoded_hello: PyOnceLock<Py<PyAny>>,
+    has_callback: AtomicBool,
+}
+
+/// A number of seconds from now; None is never.
+pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Deadline> {
+    let Some(seconds) = timeout else { return Ok(Deadline::Never) };
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "timeout is {seconds}, it must be at least 0 seconds, or None for ever"
+        )));
+    }
+    // What the clock cannot count is never.
+    Ok(Deadline::after(Duration::try_from_secs_f64(seconds).ok()))
+}
+
+/// Runs the handlers of signals that have arrived; false, and the error kept, if one raised.
+pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
+    Python::attach(|py| match py.check_signals() {
+        Ok(()) => true,
+        Err(error) => {
+            *raised = Some(error);
+            false
+        }
+    })
+}
+
+impl Endpoint {
+    fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
+        to_python(py, error)
+    }
+
+    fn check_no_callback(&self) -> PyResult<()> {
+        if self.has_callback.load(Ordering::Relaxed) {
+            return Err(PyRuntimeError::new_err(
+                "messages of this session go to its on_message callback\n\
+                 on_message(None) takes the callback away",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Runs something that may wait without the interpreter lock, again and again as long as only
+    /// signals end it whose handlers do not raise.
+    fn wait<T: Send>(
+        &self,
+        py: Python<'_>,
+        mut wait: impl FnMut() -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        loop {
+            let (result, done) = py.detach(|| {
+                let result = wait();
+                (result, Instant::now())
+            });
+            self.core.set_contended(done.elapsed() > CONTENDED);
+            match result {
+                Ok(result) => return Ok(result),
+                Err(Error::Interrupted) => py.check_signals()?,
+                Err(error) => return Err(self.failed(py, error)),
+            }
+        }
+    }
+
+    #[inline]
+    fn next(&self, py: Python<'_>, until: Deadline) -> PyResult<Message<Body>> {
+        match self.core.try_receive(true, None) {
+            Ok(Received::Message(message)) => return Ok(message),
+            Ok(_) => {}
+            Err(error) => return Err(self.failed(py, error)),
+        }
+        match self.wait(py, || self.core.receive(until, None))? {
+            Received::Message(message) => Ok(message),
+            _ => Err(PyRuntimeError::new_err("received nothing without an error")),
+        }
+    }
+
+    fn next_now(&self, py: Python<'_>) -> PyResult<Message<Body>> {
+        let first = self.core.try_receive(false, None);
+        let received = match first {
+            Ok(Received::Message(message)) => return Ok(message),
+            Ok(_) => py.detach(|| self.core.receive_now(None)),
+            Err(error) => Err(error),
+        };
+        match received {
+            Ok(Received::Message(message)) => Ok(message),
+            Ok(_) => Err(self.failed(py, Error::WouldBlock)),
+            Err(error) => Err(self.failed(py, error)),
+        }
+    }
+
+    fn fill(&self, py: Python<'_>, loan: &mut Loan, until: Deadline) -> PyResult<usize> {
+        let first = self.core.try_receive(true, Some(Into { space: loan.space(), codec: RAW }));
+        let received = match first {
+            Ok(Received::Nothing | Received::Long) => self.wait(py, || {
+                self.core.receive(until, Some(Into { space: loan.space(), codec: RAW }))
+            })?,
+            Ok(received) => received,
+            Err(error) => return Err(self.failed(py, error)),
+        };
+        match received {
+            Received::Filled(bytes) => Ok(bytes),
+            Received::Message(message) => self.copy_in(py, loan, message),
+            _ => Err(PyRuntimeError::new_err("received nothing without an error")),
+        }
+    }
+
+    /// A message that was already in this process's memory goes into the caller's buffer.
+    fn copy_in(&self, py: Python<'_>, loan: &mut Loan, message: Message<Body>) -> PyResult<usize> {
+        use alongside_core::Buffer;
+        let bytes = message.body.bytes().len();
+        let space = loan.space();
+        let error = if message.codec != RAW {
+            Error::OtherCodec(message.codec)
+        } else if bytes > space.len() {
+            Error::BufferTooSmall { bytes: bytes as u64, space: space.len() as u64 }
+        } else {
+            for (to, from) in space.iter_mut().zip(message.body.bytes()) {
+                to.write(*from);
+            }
+            return Ok(bytes);
+        };
+        self.core.put_back(message);
+        Err(self.failed(py, error))
+    }
+
+    /// Calls `with` the descriptor to watch for messages.
+    pub(crate) fn with_descriptor<T>(
+        &self,
+        py: Python<'_>,
+        with: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> PyResult<T> {
+        self.core.with_descriptor(with).map_err(|error| self.failed(py, error))
+    }
+
+    /// Calls `with` the descriptor to watch for the end.
+    pub(crate) fn with_end_descriptor<T>(
+        &self,
+        py: Python<'_>,
+        with: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> PyResult<T> {
+        self.core.with_end_descriptor(with).map_err(|error| self.failed(py, error))
+    }
+}
+
+/// The object that a message means.
+#[inline]
+fn decoded<'py>(py: Python<'py>, message: Message<Body>) -> PyResult<Bound<'py, PyAny>> {
+    let codec = message.codec;
+    let bytes = message.body.into_bytes(py);
+    if codec == RAW { Ok(bytes.into_any()) } else { unpacked(py, codec, &bytes) }
+}
+
+fn unpacked<'py>(
+    py: Python<'py>,
+    codec: u8,
+    bytes: &Bound<'py, PyBytes>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if codec != PACKED {
+        return Err(raise(
+            py,
+            "Incompatible",
+            &format!("a message of codec {codec}, this program knows 0 and 1"),
+        ));
+    }
+    DECODE.import(py, "alongside._data", "decode")?.call1((bytes,))
+}
+
+/// The object, checked against a type.
+fn converted<'py>(
+    data: Bound<'py, PyAny>,
+    to: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static CONVERT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    match to {
+        None => Ok(data),
+        Some(to) => CONVERT.import(data.py(), "alongside._data", "convert")?.call1((data, to)),
+    }
+}
+
+#[pymethods]
+impl Endpoint {
+    #[new]
+    #[pyo3(signature = (connection, /, hello=None))]
+    fn new(
+        py: Python<'_>,
+        connection: &Connection,
+        hello: Option<Py<PyAny>>,
+    ) -> PyResult<Endpoint> {
+        let parts = connection.parts.lock().ok().and_then(|mut parts| parts.take());
+        let Some((core, received)) = parts else {
+            return Err(PyValueError::new_err("this connection is a session already"));
+        };
+        let decoded_hello = PyOnceLock::new();
+        if let (Some(hello), None) = (hello, &received) {
+            let _ = decoded_hello.set(py, hello);
+        }
+        Ok(Endpoint { core, hello: received, decoded_hello, has_callback: AtomicBool::new(false) })
+    }
+
+    /// The first data, given to `start`: what was given there, what has arrived here. None if
+    /// nothing was given.
+    #[getter]
+    fn hello<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let decoded = self.decoded_hello.get_or_try_init(py, || match &self.hello {
+            None => Ok::<_, PyErr>(py.None()),
+            Some((RAW, bytes)) => Ok(bytes.clone_ref(py).into_any()),
+            Some((codec, bytes)) => Ok(unpacked(py, *codec, bytes.bind(py))?.unbind()),
+        })?;
+        Ok(decoded.bind(py).clone())
+    }
+
+    /// Who is at the other end, as the kernel says.
+    #[getter]
+    fn peer(&self) -> Peer {
+        Peer::from(self.core.peer())
+    }
+
+    /// Whether the other process exists and the session is open on both sides. `ping` says whether
+    /// it answers.
+    #[getter]
+    fn alive(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.core.is_alive())
+    }
+
+    /// How the started program ended, as `subprocess` says it: its exit status, or minus the signal
+    /// that ended it. None as long as it runs, or if the kernel does not tell.
+    #[getter]
+    fn exit_status(&self) -> Option<i32> {
+        self.core.exit_status()
+    }
+
+    /// Send a message. It is in the other program's memory when this returns.
+    ///
+    /// Args:
+    ///     data: bytes, or plain data: None, bool, int of 64 bits, float, str, list, tuple, dict,
+    ///         datetime, dataclass, msgspec Struct, in any nesting.
+    ///     timeout: seconds to wait for space if the other program does not keep up; None for ever.
+    ///
+    /// Raises:
+    ///     TypeError: something in `data` cannot be sent; the text says where it is.
+    ///     TooLarge: longer than the session's `max_message`.
+    ///     TimedOut: no space before the deadline. Nothing was sent.
+    ///     Busy: both programs wait for space and neither receives. Nothing was sent.
+    ///     Closed: the session is closed. PeerGone: the other program is gone.
+    #[pyo3(signature = (data, /, *, timeout=None))]
+    fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let payload = Payload::of(data)?;
+        match self.core.try_send(payload.codec(), payload.bytes()) {
+            Ok(Sent::Done) => return Ok(()),
+            Ok(Sent::Long) => {}
+            Err(error) => return Err(self.failed(py, error)),
+        }
+        let until = deadline(timeout)?;
+        let (codec, bytes) = (payload.codec(), payload.bytes());
+        let mut raised = None;
+        let sent =
+            self.wait(py, || self.core.send(codec, bytes, until, &mut || go_on(&mut raised)));
+        match raised {
+            Some(error) => Err(error),
+            None => sent,
+        }
+    }
+
+    /// Send a message if that can be done without waiting.
+    ///
+    /// Raises:
+    ///     WouldBlock: there is no space now. Nothing was sent.
+    ///     and what `send` raises.
+    #[pyo3(signature = (data, /))]
+    fn send_nowait(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let payload = Payload::of(data)?;
+        let (codec, bytes) = (payload.codec(), payload.bytes());
+        let sent = match self.core.try_send(codec, bytes) {
+            Ok(Sent::Long) => {
+                py.detach(|| self.core.send(codec, bytes, Deadline::Now, &mut || true))
+            }
+            sent => sent.map(|_| ()),
+        };
+        sent.map_err(|error| self.failed(py, error))
+    }
+
+    /// Receive the next message, waiting for it.
+    ///
+    /// Args:
+    ///     timeout: seconds to wait; None for ever.
+    ///     type: what the data shall be, as msgspec understands types; it is checked and converted.
+    ///
+    /// Returns:
+    ///     What was sent; a tuple arrives as a list, a dataclass or Struct as a dict unless `type`
+    ///     asks for it.
+    ///
+    /// Raises:
+    ///     TimedOut: nothing arrived before the deadline.
+    ///     Invalid: the message is not of that type; its `data` is what it was.
+    ///     Closed: the session is closed, and all that was sent before has been received.
+    ///     PeerGone: the other program is gone, and all that was sent before has been received.
+    ///     Corrupt: the other program wrote nonsense into the shared memory; the session has ended.
+    #[pyo3(signature = (*, timeout=None, r#type=None))]
+    fn receive<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        r#type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.check_no_callback()?;
+        let until = deadline(timeout)?;
+        let message = self.next(py, until)?;
+        converted(decoded(py, message)?, r#type)
+    }
+
+    /// Receive the next message if it has arrived already.
+    ///
+    /// Raises:
+    ///     WouldBlock: there is none now.
+    ///     and what `receive` raises.
+    fn receive_nowait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check_no_callback()?;
+        decoded(py, self.next_now(py)?)
+    }
+
+    /// Receive the next message, which has to be bytes, into memory of your own.
+    ///
+    /// Args:
+    ///     buffer: any writable, contiguous buffer: a bytearray, a memoryview, an array.
+    ///     timeout: seconds to wait; None for ever.
+    ///
+    /// Returns:
+    ///     How many bytes were written, from the beginning of the buffer.
+    ///
+    /// Raises:
+    ///     ValueError: the message is longer than the buffer. It can still be received.
+    ///     Invalid: the message is data, not bytes. It can still be received.
+    ///     and what `receive` raises.
+    #[pyo3(signature = (buffer, /, *, timeout=None))]
+    fn receive_into(
+        &self,
+        py: Python<'_>,
+        buffer: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        self.check_no_callback()?;
+        let until = deadline(timeout)?;
+        let mut loan = Loan::to_fill(buffer)?;
+        self.fill(py, &mut loan, until)
+    }
+
+    /// Ask the other program for a sign of life. It answers from within any call that receives, so
+    /// this tells a program that works from one that hangs.
+    ///
+    /// Args:
+    ///     timeout: seconds to wait.
+    ///
+    /// Returns:
+    ///     Seconds that the answer took.
+    ///
+    /// Raises:
+    ///     TimedOut: no answer. Closed, PeerGone: there will be none.
+    #[pyo3(signature = (timeout=1.0))]
+    fn ping(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<f64> {
+        let until = deadline(timeout)?;
+        Ok(self.wait(py, || self.core.ping(until))?.as_secs_f64())
+    }
+
+    /// What the session has done so far.
+    fn statistics(&self, py: Python<'_>) -> PyResult<Statistics> {
+        let all = py.detach(|| self.core.statistics());
+        all.map(Statistics::from).map_err(|error| self.failed(py, error))
+    }
+
+    /// A descriptor that is readable exactly while `receive_nowait` would give a message or the
+    /// session's end. For select, poll and event loops; it stays the session's own.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.with_descriptor(py, |fd| fd.as_raw_fd())
+    }
+
+    /// Ask the started program, or its process group, to end (SIGTERM).
+    fn terminate(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.signal(EndSignal::Terminate).map_err(|error| self.failed(py, error))
+    }
+
+    /// End the started program, or its process group, at once (SIGKILL).
+    fn kill(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.signal(EndSignal::Kill).map_err(|error| self.failed(py, error))
+    }
+
+    /// `close` without its defaults.
+    fn _close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
+        let until = if timeout == Some(0.0) { Deadline::Now } else { deadline(timeout)? };
+        self.wait(py, || self.core.close(until))
+    }
+
+    /// `wait` without its deadline's meaning.
+    fn _wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        let until = deadline(timeout)?;
+        self.wait(py, || self.core.wait(until))
+    }
+
+    /// Whether `close` was called here, or the session failed here.
+    #[getter]
+    fn _is_closed(&self) -> bool {
+        self.core.is_ended()
+    }
+
+    /// Whether the session was made in this process, not in the one that forked it.
+    #[getter]
+    fn _is_ours(&self) -> bool {
+        self.core.is_ours()
+    }
+
+    /// Reserves arriving messages for a callback, or no longer.
+    fn _set_callback(&self, has_callback: bool) {
+        self.has_callback.store(has_callback, Ordering::Relaxed);
+    }
+
+    /// `receive_nowait` for the callback's thread.
+    fn _take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        decoded(py, self.next_now(py)?)
+    }
+
+    /// Why the session is over, as an exception; None if it is not.
+    fn _end_reason(&self, py: Python<'_>) -> Option<PyErr> {
+        py.detach(|| self.core.end_reason()).map(|error| self.failed(py, error))
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a session belongs to its process and cannot be pickled\n\
+             start or connect one in the other process",
+        ))
+    }
+}

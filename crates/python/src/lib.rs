@@ -1,0 +1,33 @@
+//! The glue between Python and the core: converts arguments, lets go of the interpreter lock where a
+//! call may take long, and makes Python's exceptions of the core's errors.
+//!
+//! # The interpreter lock
+//! A call first tries with the lock held (a message that is there is taken in a third of a microsecond;
+//! letting go and coming back costs as much again, and up to 5 ms where another thread computes). Only
+//! what must wait, or copies much, goes on without it. Nobody waits for one of the core's locks with
+//! the interpreter lock held, so whoever holds one of the core's locks may take the interpreter lock.
+
+mod body;
+mod encode;
+mod endpoint;
+mod errors;
+mod peer;
+mod poller;
+mod start;
+
+use pyo3::prelude::*;
+
+/// The native part of alongside; import `alongside` instead.
+#[pymodule(gil_used = true)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<endpoint::Connection>()?;
+    module.add_class::<endpoint::Endpoint>()?;
+    module.add_class::<peer::Peer>()?;
+    module.add_class::<peer::Statistics>()?;
+    module.add_class::<poller::Poller>()?;
+    module.add_function(wrap_pyfunction!(start::start, module)?)?;
+    module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
+    module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
+    module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;
+    Ok(())
+}

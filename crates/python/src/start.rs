@@ -1,0 +1,74 @@
+//! Starting a program, and taking up the session that one was started with.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use alongside_core::{Deadline, Start, StartFailure, ready_environment};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::body::Body;
+use crate::encode::{PACKED, Payload};
+use crate::endpoint::{Connection, deadline, go_on};
+use crate::errors::{not_adopted, start_failure, to_python};
+
+/// Starts a program and gives the connection to it.
+///
+/// `environment` is the whole of it, as `KEY=value`; `stdio` are descriptors or None for this
+/// program's own; `timeout` is in seconds, None for ever.
+#[pyfunction]
+#[pyo3(signature = (command, environment, cwd, stdio, new_group, die_with_parent, max_message, hello, timeout))]
+#[expect(clippy::too_many_arguments, reason = "the parameters of the public start()")]
+pub(crate) fn start(
+    py: Python<'_>,
+    command: Vec<OsString>,
+    environment: Vec<Vec<u8>>,
+    cwd: Option<PathBuf>,
+    stdio: [Option<RawFd>; 3],
+    new_group: bool,
+    die_with_parent: bool,
+    max_message: u64,
+    hello: &Bound<'_, PyAny>,
+    timeout: Option<f64>,
+) -> PyResult<Connection> {
+    let until = deadline(timeout)?;
+    let hello = Payload::of(hello)?;
+    let (codec, bytes) = (hello.codec(), hello.bytes());
+    let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
+    let pairs = environment.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let pairs =
+        pairs.map_err(|_| PyValueError::new_err("embedded null byte in the environment"))?;
+    let options = Start {
+        command: &words,
+        environment: ready_environment(pairs.into_iter()),
+        directory: cwd.as_deref(),
+        stdio,
+        new_group,
+        die_with_parent,
+        max_message_bytes: max_message,
+        hello: (codec, bytes),
+    };
+    let mut raised = None;
+    let started = py.detach(|| alongside_core::start(options, until, &mut || go_on(&mut raised)));
+    match (started, raised) {
+        (Ok(core), _) => Ok(Connection::new(core, None)),
+        (Err(StartFailure::Other(alongside_core::Error::Interrupted)), Some(error)) => Err(error),
+        (Err(failure), _) => Err(start_failure(py, failure)),
+    }
+}
+
+/// Takes up the session that `variable` offers.
+#[pyfunction]
+pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyResult<Connection> {
+    let until: Deadline = deadline(timeout)?;
+    let (core, hello) = py
+        .detach(|| alongside_core::adopt::<Body>(variable, until))
+        .map_err(|reason| not_adopted(py, reason))?;
+    if hello.codec > PACKED {
+        let text = format!("the hello has codec {}, this program knows 0 and 1", hello.codec);
+        return Err(to_python(py, alongside_core::Error::Incompatible(text)));
+    }
+    let body = hello.body.into_bytes(py).unbind();
+    Ok(Connection::new(core, Some((hello.codec, body))))
+}

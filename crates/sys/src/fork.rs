@@ -1,0 +1,226 @@
+#![allow(unsafe_code)]
+//! What a forked child must not inherit, and how it learns that it is one.
+//!
+//! A child shares its parent's open files. Were it to keep a session's sockets and pipes, the other
+//! program would never see the parent die; were it to use them, two processes would write one ring.
+//! So every descriptor of this library is an [`Fd`]: a `pthread_atfork` handler closes them all in
+//! the child, and the child's copies of the handles know (by their *generation*) that they are empty.
+//!
+//! A child made by a bare `clone` runs no such handler. It still learns what it is: one page is wiped
+//! by the kernel at every fork (`MADV_WIPEONFORK`, Linux 4.14), and a zero there means child.
+//!
+//! # Invariants
+//! * **F1** the table holds exactly the open descriptors of this generation's `Fd`s. It changes only
+//!   under its lock, which the fork handlers hold across the fork.
+//! * **F2** the generation changes only in a child, before any other thread of it exists.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::lock::TimedLock;
+
+/// Grows by one in each forked child.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+struct Table {
+    lock: TimedLock,
+    open: std::cell::UnsafeCell<Vec<RawFd>>,
+}
+
+// SAFETY: `open` is touched only under `lock` (F1).
+unsafe impl Sync for Table {}
+
+static TABLE: Table =
+    Table { lock: TimedLock::new(), open: std::cell::UnsafeCell::new(Vec::new()) };
+
+impl Table {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
+        self.lock.lock_for_sure();
+        // SAFETY: F1, the lock is held.
+        let result = act(unsafe { &mut *self.open.get() });
+        self.lock.unlock();
+        result
+    }
+}
+
+/// A page that reads 1 in the process that made it, and 0 in a child that has not noticed yet.
+struct WipedPage(NonNull<AtomicU32>);
+
+// SAFETY: an atomic in memory that is never unmapped.
+unsafe impl Send for WipedPage {}
+// SAFETY: as above.
+unsafe impl Sync for WipedPage {}
+
+impl WipedPage {
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: the page is mapped for ever, and any bits are an AtomicU32.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+fn watch() -> Result<&'static WipedPage, Errno> {
+    static PAGE: OnceLock<Result<WipedPage, Errno>> = OnceLock::new();
+    PAGE.get_or_init(|| {
+        let page = rustix::param::page_size();
+        // SAFETY: a fresh private page that nobody else knows.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                page,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        // SAFETY: the page just mapped.
+        unsafe { rustix::mm::madvise(start, page, Advice::LinuxWipeOnFork) }?;
+        let wiped = WipedPage(NonNull::new(start.cast()).ok_or(Errno::NOMEM)?);
+        wiped.word().store(1, Ordering::Relaxed);
+        // SAFETY: the handlers are functions for the life of the process, and do only what is
+        // allowed between fork and exec: atomics and close.
+        let failed = unsafe {
+            libc::pthread_atfork(Some(before_fork), Some(after_in_parent), Some(after_in_child))
+        };
+        if failed == 0 { Ok(wiped) } else { Err(Errno::from_raw_os_error(failed)) }
+    })
+    .as_ref()
+    .map_err(|errno| *errno)
+}
+
+extern "C" fn before_fork() {
+    TABLE.lock.lock_for_sure();
+}
+
+extern "C" fn after_in_parent() {
+    TABLE.lock.unlock();
+}
+
+extern "C" fn after_in_child() {
+    // SAFETY: F1, `before_fork` took the lock, and this child has no other thread.
+    let open = unsafe { &mut *TABLE.open.get() };
+    close_all(open);
+    TABLE.lock.unlock();
+}
+
+/// Closes the parent's descriptors in the child and begins a new generation.
+fn close_all(open: &mut Vec<RawFd>) {
+    for fd in open.drain(..) {
+        // SAFETY: F1, it is the child's copy of a descriptor that only this library knows; the
+        // handles that name it are of the old generation and will not close it again.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    if let Ok(page) = watch() {
+        page.word().store(1, Ordering::Relaxed);
+    }
+}
+
+/// The generation of this process. A handle made in another one belongs to an ancestor.
+#[inline]
+pub fn generation() -> u32 {
+    if let Ok(page) = watch()
+        && page.word().load(Ordering::Relaxed) == 0
+    {
+        // A child of a bare clone: no handler ran, so its lock may be held by a thread that does
+        // not exist here. F2: it has no other thread yet that knows this library.
+        TABLE.lock.unlock();
+        TABLE.with(close_all);
+    }
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// A descriptor that a forked child does not keep.
+#[derive(Debug)]
+pub struct Fd {
+    raw: RawFd,
+    generation: u32,
+}
+
+impl Fd {
+    /// Takes charge of a descriptor.
+    pub fn new(fd: OwnedFd) -> Result<Fd, Errno> {
+        watch()?;
+        let generation = generation();
+        let raw = fd.into_raw_fd();
+        TABLE.with(|open| open.push(raw));
+        Ok(Fd { raw, generation })
+    }
+
+    /// Whether it was made in this process, not in the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.generation == generation()
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        debug_assert!(self.is_ours(), "a descriptor of the parent");
+        // SAFETY: open as long as `self` lives in its own generation; the core refuses every use
+        // in another one before it comes here.
+        unsafe { BorrowedFd::borrow_raw(self.raw) }
+    }
+}
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.raw
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        TABLE.with(|open| {
+            if let Some(at) = open.iter().rposition(|fd| *fd == self.raw) {
+                open.swap_remove(at);
+            }
+        });
+        // SAFETY: `self` owned it, and it is out of the table (F1).
+        drop(unsafe { OwnedFd::from_raw_fd(self.raw) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_in_the_table_as_long_as_it_lives() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        let raw = read.as_raw_fd();
+        let fd = Fd::new(read).unwrap();
+        assert!(TABLE.with(|open| open.contains(&raw)));
+        drop(fd);
+        assert!(!TABLE.with(|open| open.contains(&raw)));
+    }
+
+    #[test]
+    fn a_forked_child_finds_it_closed_and_knows_why() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        let fd = Fd::new(read).unwrap();
+        // SAFETY: the child only asks and leaves.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let closed = rustix::io::fcntl_getfd(unsafe_borrow(fd.as_raw_fd())) == Err(Errno::BADF);
+            let status = if closed && !fd.is_ours() { 0 } else { 1 };
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child just made.
+        unsafe { libc::waitpid(pid, &mut status, 0) };
+        assert_eq!(status, 0);
+        assert!(fd.is_ours());
+    }
+
+    fn unsafe_borrow<'a>(raw: RawFd) -> BorrowedFd<'a> {
+        // SAFETY: only asked about, to learn that it is closed.
+        unsafe { BorrowedFd::borrow_raw(raw) }
+    }
+}

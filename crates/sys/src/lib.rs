@@ -1,0 +1,50 @@
+//! The only door to the kernel: memory files, bells, sockets that carry descriptors, processes,
+//! polling, locks that wait, and what must happen when a process forks.
+//!
+//! Each call here is one deed with a typed result; what a session *means* by it is decided in the
+//! core. Errors are the kernel's own numbers ([`Errno`]).
+//!
+//! Things it doesn't do: it knows no messages and no Python, keeps no thread, and never retries a
+//! wait that a signal has ended, because the caller may want to run the signal's handler.
+
+pub mod bell;
+pub mod fork;
+pub mod lock;
+pub mod memory;
+pub mod poll;
+pub mod process;
+pub mod socket;
+pub mod spawn;
+
+pub use fork::Fd;
+pub use rustix::io::Errno;
+
+/// How a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitEnd {
+    /// The time is over.
+    TimedOut,
+    /// A signal arrived; its handler may have to run before the wait goes on.
+    Interrupted,
+}
+
+/// The processor that this thread runs on at the moment.
+pub fn current_cpu() -> u32 {
+    rustix::thread::sched_getcpu() as u32
+}
+
+/// This process.
+pub fn own_pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get() as u32
+}
+
+/// This process's effective user.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A clock that costs next to nothing and moves every few milliseconds, in nanoseconds.
+pub fn coarse_clock_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,168 @@
+#![allow(unsafe_code)]
+//! A lock between the threads of one process whose wait has an end: a deadline, or a signal.
+//!
+//! The standard library's mutex waits without either, so a Ctrl-C could not end it. This is the
+//! three-state futex lock of Ulrich Drepper's "Futexes Are Tricky" (mutex 2).
+//!
+//! | state | meaning |
+//! |---|---|
+//! | 0 | free |
+//! | 1 | held |
+//! | 2 | held, and somebody may sleep |
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+use crate::WaitEnd;
+use crate::poll::timespec;
+
+/// The bare lock.
+#[derive(Debug, Default)]
+pub struct TimedLock {
+    state: AtomicU32,
+}
+
+impl TimedLock {
+    /// A free lock.
+    pub const fn new() -> TimedLock {
+        TimedLock { state: AtomicU32::new(0) }
+    }
+
+    /// Takes it if it is free.
+    #[inline]
+    pub fn try_lock(&self) -> bool {
+        self.state.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes it, or says why not; `None` waits for ever.
+    pub fn lock(&self, timeout: Option<Duration>) -> Result<(), WaitEnd> {
+        if self.try_lock() {
+            return Ok(());
+        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        while self.state.swap(2, Ordering::Acquire) != 0 {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(WaitEnd::TimedOut);
+            }
+            let left = left.map(timespec);
+            let woken = futex::wait(&self.state, futex::Flags::PRIVATE, 2, left.as_ref());
+            // In every other case (woken, no longer 2, the time over) look again.
+            if woken == Err(Errno::INTR) {
+                return Err(WaitEnd::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it, however long that takes; for sections that are short for certain.
+    pub fn lock_for_sure(&self) {
+        while self.lock(None).is_err() {}
+    }
+
+    /// Gives it back. Only who holds it may.
+    #[inline]
+    pub fn unlock(&self) {
+        if self.state.swap(0, Ordering::Release) == 2 {
+            let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
+        }
+    }
+}
+
+/// A value behind a [`TimedLock`].
+#[derive(Debug, Default)]
+pub struct Timed<T> {
+    lock: TimedLock,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached only through a guard, and the lock admits one at a time.
+unsafe impl<T: Send> Sync for Timed<T> {}
+
+impl<T> Timed<T> {
+    /// Puts a value behind a lock.
+    pub const fn new(value: T) -> Timed<T> {
+        Timed { lock: TimedLock::new(), value: UnsafeCell::new(value) }
+    }
+
+    /// The value, if nobody else has it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<TimedGuard<'_, T>> {
+        self.lock.try_lock().then(|| TimedGuard { of: self })
+    }
+
+    /// The value, or why not; `None` waits for ever.
+    pub fn lock(&self, timeout: Option<Duration>) -> Result<TimedGuard<'_, T>, WaitEnd> {
+        self.lock.lock(timeout)?;
+        Ok(TimedGuard { of: self })
+    }
+
+    /// The value, however long that takes.
+    pub fn lock_for_sure(&self) -> TimedGuard<'_, T> {
+        self.lock.lock_for_sure();
+        TimedGuard { of: self }
+    }
+}
+
+/// Exclusive use of the value, given back on drop.
+#[derive(Debug)]
+pub struct TimedGuard<'a, T> {
+    of: &'a Timed<T>,
+}
+
+impl<T> Deref for TimedGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held as long as the guard lives.
+        unsafe { &*self.of.value.get() }
+    }
+}
+
+impl<T> DerefMut for TimedGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held as long as the guard lives, and the guard is borrowed alone.
+        unsafe { &mut *self.of.value.get() }
+    }
+}
+
+impl<T> Drop for TimedGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.of.lock.unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_threads_count_without_loss() {
+        let total = Timed::new(0u64);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50_000 {
+                        *total.lock_for_sure() += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*total.lock_for_sure(), 200_000);
+    }
+
+    #[test]
+    fn a_held_lock_lets_a_waiter_go_at_its_deadline() {
+        let value = Timed::new(());
+        let _held = value.try_lock().unwrap();
+        assert!(value.try_lock().is_none());
+        let end = value.lock(Some(Duration::from_millis(5))).err();
+        assert_eq!(end, Some(WaitEnd::TimedOut));
+    }
+}

@@ -1,0 +1,154 @@
+//! Waiting for several descriptors at once.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
+use rustix::io::Errno;
+
+use crate::WaitEnd;
+use crate::fork::Fd;
+
+/// A duration as the kernel takes it; capped at what it can hold.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// How a descriptor of a set is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Reported as long as it is readable or hung up.
+    Level,
+    /// Reported once each time something is written to it.
+    Edge,
+    /// Reported as long as it is hung up; data is of no interest.
+    HangUp,
+}
+
+/// A set of descriptors: an epoll instance.
+#[derive(Debug)]
+pub struct PollSet {
+    epoll: Fd,
+}
+
+/// The tokens of what is ready after a wait.
+#[derive(Debug)]
+pub struct Ready {
+    tokens: [u64; 16],
+    count: usize,
+}
+
+impl Ready {
+    /// Each token that is ready.
+    pub fn tokens(&self) -> &[u64] {
+        &self.tokens[..self.count]
+    }
+}
+
+impl PollSet {
+    /// An empty set.
+    pub fn new() -> Result<PollSet, Errno> {
+        Ok(PollSet { epoll: Fd::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)? })
+    }
+
+    /// Adds a descriptor under a token.
+    pub fn add(&self, fd: impl AsFd, token: u64, watch: Watch) -> Result<(), Errno> {
+        let flags = match watch {
+            Watch::Level => epoll::EventFlags::IN,
+            Watch::Edge => epoll::EventFlags::IN | epoll::EventFlags::ET,
+            Watch::HangUp => epoll::EventFlags::RDHUP,
+        };
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
+    }
+
+    /// Takes a descriptor out; one that is not in the set is no matter.
+    pub fn remove(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Waits until something is ready. Edges are reported once and thereby used up.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Result<Ready, WaitEnd>, Errno> {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 16];
+        let timeout = timeout.map(timespec);
+        let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+            Ok(0) => return Ok(Err(WaitEnd::TimedOut)),
+            Ok(count) => count,
+            Err(Errno::INTR) => return Ok(Err(WaitEnd::Interrupted)),
+            Err(errno) => return Err(errno),
+        };
+        let mut ready = Ready { tokens: [0; 16], count };
+        for (token, event) in ready.tokens.iter_mut().zip(&events[..count]) {
+            *token = event.data.u64();
+        }
+        Ok(Ok(ready))
+    }
+}
+
+impl AsFd for PollSet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// A descriptor that this process makes readable, and not, as it likes.
+#[derive(Debug)]
+pub struct Beacon {
+    event: Fd,
+}
+
+impl Beacon {
+    /// An unlit beacon.
+    pub fn new() -> Result<Beacon, Errno> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Beacon { event: Fd::new(rustix::event::eventfd(0, flags)?)? })
+    }
+
+    /// Makes it readable.
+    pub fn light(&self) {
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Makes it unreadable.
+    pub fn put_out(&self) {
+        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+    }
+}
+
+impl AsFd for Beacon {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// Waits until one of a few descriptors is readable or hung up; bit `i` stands for the i-th. At most
+/// eight are looked at.
+pub fn wait_any(
+    fds: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> Result<Result<u8, WaitEnd>, Errno> {
+    let Some(first) = fds.first() else { return Ok(Err(WaitEnd::TimedOut)) };
+    let mut polled: [PollFd<'_>; 8] = std::array::from_fn(|i| {
+        PollFd::from_borrowed_fd(*fds.get(i).unwrap_or(first), PollFlags::IN)
+    });
+    let polled = &mut polled[..fds.len().min(8)];
+    match rustix::event::poll(polled, timeout.map(timespec).as_ref()) {
+        Ok(0) => Ok(Err(WaitEnd::TimedOut)),
+        Ok(_) => {
+            let bits = polled.iter().enumerate();
+            Ok(Ok(bits.fold(0, |all, (i, fd)| all | u8::from(!fd.revents().is_empty()) << i)))
+        }
+        Err(Errno::INTR) => Ok(Err(WaitEnd::Interrupted)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a descriptor is readable or hung up now.
+pub fn is_ready(fd: BorrowedFd<'_>) -> bool {
+    matches!(wait_any(&[fd], Some(Duration::ZERO)), Ok(Ok(1)))
+}

@@ -1,0 +1,222 @@
+#![allow(unsafe_code)]
+//! A process, held by a handle that cannot be mistaken: a pid is reused, a pidfd is not.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::fork::Fd;
+use crate::poll::is_ready;
+
+/// `PIDFD_GET_INFO` of linux/pidfd.h with the first, 64-byte form of its answer.
+const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
+/// `PIDFD_INFO_EXIT`: how it ended, also for processes that others reaped (Linux 6.15).
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (Linux 6.9).
+const SIGNAL_GROUP: libc::c_uint = 1 << 2;
+
+/// `struct pidfd_info` of linux/pidfd.h.
+#[derive(Default)]
+#[repr(C)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// A signal that ends programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndSignal {
+    /// A request to end: SIGTERM.
+    Terminate,
+    /// The end: SIGKILL.
+    Kill,
+}
+
+impl EndSignal {
+    fn signal(self) -> Signal {
+        match self {
+            EndSignal::Terminate => Signal::TERM,
+            EndSignal::Kill => Signal::KILL,
+        }
+    }
+}
+
+/// A handle on one process.
+#[derive(Debug)]
+pub struct Process {
+    handle: Fd,
+    pid: u32,
+}
+
+/// What the kernel tells about a process that lives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, in seconds since the epoch; 0 if the kernel did not say.
+    pub start_time_s: f64,
+    /// The user it runs as.
+    pub uid: u32,
+    /// The file it runs; `None` if this user may not know.
+    pub executable: Option<PathBuf>,
+}
+
+impl Process {
+    /// Holds the process that `handle` names.
+    pub fn new(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
+        Ok(Process { handle: Fd::new(handle)?, pid })
+    }
+
+    /// Holds the process that has this number now.
+    pub fn open(pid: u32) -> Result<Process, Errno> {
+        let raw = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+        Process::new(rustix::process::pidfd_open(raw, PidfdFlags::empty())?, pid)
+    }
+
+    /// Its number. Good for showing to people.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        is_ready(self.handle.as_fd())
+    }
+
+    /// Sends a signal to it, or to the group it leads. One that is gone already is no error.
+    pub fn signal(&self, signal: EndSignal, whole_group: bool) -> Result<(), Errno> {
+        let sent = if whole_group {
+            self.signal_group(signal.signal())
+        } else {
+            rustix::process::pidfd_send_signal(&self.handle, signal.signal())
+        };
+        if sent == Err(Errno::SRCH) { Ok(()) } else { sent }
+    }
+
+    fn signal_group(&self, signal: Signal) -> Result<(), Errno> {
+        // SAFETY: a system call on our own descriptor; no memory is passed.
+        let failed = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.handle.as_raw_fd(),
+                signal.as_raw(),
+                std::ptr::null::<libc::siginfo_t>(),
+                SIGNAL_GROUP,
+            )
+        };
+        if failed == 0 {
+            return Ok(());
+        }
+        match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL) {
+            // Before Linux 6.9: by number, which stays the group's as long as its leader has not
+            // been reaped, and that is ours to do.
+            Errno::INVAL => {
+                let pid = Pid::from_raw(self.pid as i32).ok_or(Errno::SRCH)?;
+                rustix::process::kill_process_group(pid, signal)
+            }
+            errno => Err(errno),
+        }
+    }
+
+    /// How it ended, as `subprocess` says it: the exit code, or minus the signal. `None` if it
+    /// lives, or if it is not our child and the kernel does not tell (before Linux 6.15).
+    /// A child that has ended is reaped.
+    pub fn exit_status(&self) -> Option<i32> {
+        if !self.is_over() {
+            return None;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
+            Ok(Some(status)) => {
+                status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal))
+            }
+            // Reaped by somebody else, by the kernel (SIGCHLD ignored), or never our child.
+            Ok(None) | Err(_) => self.recorded_exit(),
+        }
+    }
+
+    fn recorded_exit(&self) -> Option<i32> {
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: the request writes at most the 64 bytes of `info` that its number states.
+        let failed = unsafe { libc::ioctl(self.handle.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        if failed != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+            return None;
+        }
+        let (signal, code) = (info.exit_code & 0x7f, info.exit_code >> 8 & 0xff);
+        Some(if signal != 0 { -signal } else { code })
+    }
+
+    /// What the kernel says about it. Meaningful if it lives after the question, too.
+    pub fn identity(&self) -> Identity {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid));
+        Identity {
+            pid: self.pid,
+            start_time_s: start_time_s(&proc).unwrap_or(0.0),
+            uid: std::fs::metadata(&proc)
+                .map_or(u32::MAX, |meta| std::os::unix::fs::MetadataExt::uid(&meta)),
+            executable: std::fs::read_link(proc.join("exe")).ok(),
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// Field 22 of proc_pid_stat(5), clock ticks since boot, made into seconds since the epoch.
+fn start_time_s(proc: &std::path::Path) -> Option<f64> {
+    let stat = std::fs::read(proc.join("stat")).ok()?;
+    // The name in field 2 may hold anything, parentheses included: fields count from the last one.
+    let after_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?;
+    let ticks: u64 = fields.split(' ').nth(22 - 3)?.parse().ok()?;
+    let since_boot = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    use rustix::time::{ClockId, clock_gettime};
+    let seconds = |id| {
+        let now = clock_gettime(id);
+        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+    };
+    Some(seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_status_is_told_whoever_reaped_the_child() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        child.wait().unwrap();
+        assert!(process.is_over());
+        let found = process.exit_status();
+        // Told since Linux 6.15; never a wrong one.
+        assert!(found == Some(7) || found.is_none(), "{found:?}");
+    }
+
+    #[test]
+    fn a_killed_child_is_reaped_and_minus_nine() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert_eq!((process.is_over(), process.exit_status()), (false, None));
+        process.signal(EndSignal::Kill, false).unwrap();
+        crate::poll::wait_any(&[process.as_fd()], None).unwrap().unwrap();
+        assert_eq!(process.exit_status(), Some(-9));
+        process.signal(EndSignal::Kill, false).unwrap();
+        assert!(child.wait().is_err(), "it was reaped above");
+    }
+
+    #[test]
+    fn our_own_identity_is_right() {
+        let me = Process::open(crate::own_pid()).unwrap().identity();
+        assert_eq!(me.uid, crate::own_uid());
+        assert_eq!(me.executable, std::env::current_exe().ok());
+        assert!(me.start_time_s > 1.7e9, "{me:?}");
+    }
+}

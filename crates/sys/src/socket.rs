@@ -1,0 +1,148 @@
+#![allow(unsafe_code)]
+//! Unix sockets that keep message borders and carry descriptors, and whom they lead to.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+/// Descriptors that one message may carry; we send fewer.
+const MOST_DESCRIPTORS: usize = 8;
+/// `SO_PEERPIDFD` of asm-generic/socket.h, Linux 6.5.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// A connected pair, close-on-exec.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Sends one message with descriptors; never waits, raises no signal.
+pub fn send(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        let fits = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        assert!(fits, "more descriptors than a message carries");
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, flags).map(drop)
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub struct Received {
+    /// Length of the message in bytes; 0 at the end.
+    pub bytes: usize,
+    /// Its descriptors, close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+    /// The message or its descriptors did not fit, and the rest is lost.
+    pub truncated: bool,
+}
+
+/// Receives one message; never waits ([`Errno::AGAIN`]).
+pub fn receive(socket: impl AsFd, into: &mut [u8]) -> Result<Received, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?;
+    let mut descriptors = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            descriptors.extend(rights);
+        }
+    }
+    let lost = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+    Ok(Received { bytes: message.bytes, descriptors, truncated: message.flags.intersects(lost) })
+}
+
+/// Ends a connection for both sides, whoever else may hold copies of it.
+pub fn shut_down(socket: impl AsFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// Who made the other end, as the kernel recorded it: process, user.
+pub fn peer(socket: impl AsFd) -> Result<(u32, u32), Errno> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok((credentials.pid.as_raw_nonzero().get() as u32, credentials.uid.as_raw()))
+}
+
+/// A handle on the process that made the other end. Before Linux 6.5 it is looked up by number,
+/// which a reused number could mislead; the caller checks that the connection still stands.
+pub fn peer_process(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    let mut found: RawFd = -1;
+    let mut size = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals, and `size` is the size of `found`.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut found).cast(),
+            &mut size,
+        )
+    };
+    if failed == 0 {
+        // SAFETY: the kernel just made it for us, close-on-exec.
+        return Ok(unsafe { OwnedFd::from_raw_fd(found) });
+    }
+    let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+}
+
+/// Whether `raw` is open here and is the socket with this inode number; then takes charge of it.
+/// `Err` holds the inode that was found instead, if any.
+pub fn claim(raw: RawFd, inode: u64) -> Result<OwnedFd, Option<u64>> {
+    if raw < 0 {
+        return Err(None);
+    }
+    // SAFETY: only asked about; a closed number makes the question fail.
+    let asked = unsafe { BorrowedFd::borrow_raw(raw) };
+    let stat = rustix::fs::fstat(asked).map_err(|_| None)?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if stat.st_ino != inode || kind != rustix::fs::FileType::Socket {
+        return Err(Some(stat.st_ino));
+    }
+    let _ = rustix::io::fcntl_setfd(asked, rustix::io::FdFlags::CLOEXEC);
+    // SAFETY: the starter left this socket open for us alone; its inode proves that it is the one.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// The number by which the kernel tells this socket from all others that are open.
+pub fn inode(socket: impl AsFd) -> Result<u64, Errno> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptor() {
+        let (mine, theirs) = pair().unwrap();
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        send(&mine, b"hello", &[read.as_fd()]).unwrap();
+        let mut into = [0; 16];
+        let got = receive(&theirs, &mut into).unwrap();
+        assert_eq!((got.bytes, got.descriptors.len(), got.truncated), (5, 1, false));
+        assert_eq!(receive(&theirs, &mut into).err(), Some(Errno::AGAIN));
+        drop(mine);
+        assert_eq!(receive(&theirs, &mut into).unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn the_kernel_says_who_made_the_other_end() {
+        let (mine, _theirs) = pair().unwrap();
+        assert_eq!(peer(&mine).unwrap(), (crate::own_pid(), crate::own_uid()));
+        peer_process(&mine).unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+"""The exceptions of the library, split by what a program can do about them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+
+class AlongsideError(Exception):
+    """The root of this library's exceptions."""
+
+
+class SessionEnded(AlongsideError):
+    """The session is over, in one way or another."""
+
+
+class Closed(SessionEnded):
+    """The session was closed in order.
+
+    Attributes:
+        by: "me" if it was closed here, "peer" if the other program closed it.
+    """
+
+    def __init__(self, text: str, /, *, by: Literal["me", "peer"]) -> None:
+        super().__init__(text)
+        self.by: Literal["me", "peer"] = by
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, {"by": self.by})
+
+
+class PeerGone(SessionEnded, ConnectionError):
+    """The other program is gone without having closed the session.
+
+    Attributes:
+        exit_status: how it ended, as `subprocess` says it: its exit status, or minus the signal.
+            None if that is not known.
+    """
+
+    def __init__(self, text: str, /, *, exit_status: int | None = None) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, {"exit_status": self.exit_status})
+
+
+class TimedOut(AlongsideError, TimeoutError):
+    """The deadline came first. What was asked for was not done."""
+
+
+class WouldBlock(AlongsideError, BlockingIOError):
+    """A call that never waits would have had to."""
+
+
+class Busy(AlongsideError):
+    """It cannot be done now and was not done; trying again later may help."""
+
+
+class StartFailed(AlongsideError):
+    """A started program ended before it took up its session.
+
+    Attributes:
+        exit_status: how it ended, as `subprocess` says it. None if it has not ended.
+        stderr: the end of what it wrote to its standard error, with `start(..., stderr=PIPE)`;
+            else None.
+    """
+
+    def __init__(
+        self, text: str, /, *, exit_status: int | None = None, stderr: bytes | None = None
+    ) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+        self.stderr = stderr
+
+    def __reduce__(self) -> tuple[object, ...]:
+        named = {"exit_status": self.exit_status, "stderr": self.stderr}
+        return _rebuild, (type(self), self.args, named)
+
+
+class NotStarted(AlongsideError):
+    """This program was not started by one that waits for it."""
+
+
+class Denied(AlongsideError, PermissionError):
+    """The other program is not one that may take part."""
+
+
+class Incompatible(AlongsideError):
+    """The two programs speak different versions."""
+
+
+class Corrupt(AlongsideError):
+    """The other program wrote what no honest one would; the session has ended."""
+
+
+class TooLarge(AlongsideError, ValueError):
+    """The message is longer than the session allows."""
+
+
+class Invalid(AlongsideError, ValueError):
+    """A message is not what was asked for.
+
+    Attributes:
+        data: the message as it came; None if it is still to be received.
+    """
+
+    def __init__(self, text: str, /, *, data: object = None) -> None:
+        super().__init__(text)
+        self.data = data
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, {"data": self.data})
+
+
+class HandleLost(AlongsideError):
+    """What the session holds is not this process's, or was taken from it."""
+
+
+def _rebuild(
+    kind: type[AlongsideError], args: tuple[object, ...], named: dict[str, object]
+) -> AlongsideError:
+    """Make an exception again from its pickled parts."""
+    return kind(*args, **named)
+
+
+def _as_public(kind: type[AlongsideError]) -> None:
+    kind.__module__ = "alongside"
+    for further in kind.__subclasses__():
+        _as_public(further)
+
+
+_as_public(AlongsideError)

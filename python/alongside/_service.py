@@ -1,0 +1,196 @@
+"""The one thread on which callbacks run when nothing else is said.
+
+It sleeps in a poller that watches all sessions with callbacks, and delivers a bounded number of
+messages per turn so that one busy session does not starve the others. It starts with the first
+callback and keeps the sessions that it serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from . import _core
+from ._errors import Invalid, WouldBlock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._session import Session
+
+_PER_TURN = 64
+_log = logging.getLogger("alongside")
+
+
+class _Served:
+    """The callbacks of one session."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self.session = session
+        self.number = number
+        self.message: Callable[[object], object] | None = None
+        self.close: Callable[[Exception], object] | None = None
+        self.error: Callable[[Exception], object] | None = None
+        self.watched: str | None = None
+
+
+class Service:
+    """Serves the callbacks of all sessions of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._pid = os.getpid()
+        self._served: dict[int, _Served] = {}
+        self._numbers: dict[int, int] = {}
+        self._next = 1
+        self._poller: _core.Poller | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    # ---- what sessions ask for ---------------------------------------------------------------
+
+    def on_message(self, session: Session, callback: Callable[[object], object] | None) -> None:
+        with self._lock:
+            served = self._serve(session)
+            session._set_callback(callback is not None)
+            served.message = callback
+            self._watch(served)
+
+    def on_close(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+        with self._lock:
+            served = self._serve(session)
+            served.close = callback
+            self._watch(served)
+
+    def on_error(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+        with self._lock:
+            self._serve(session).error = callback
+
+    def leave(self, session: Session) -> None:
+        """Serve a session no longer: it is about to be closed from here."""
+        with self._lock:
+            number = self._numbers.get(id(session))
+            if number is None or self._pid != os.getpid():
+                return
+            served = self._served[number]
+            self._unwatch(served)
+            self._drop(served)
+        session._set_callback(False)
+
+    def stop(self) -> None:
+        """End the thread, after the callback that runs now."""
+        with self._lock:
+            thread, poller = self._thread, self._poller
+            self._stopping = True
+        if poller is not None and self._pid == os.getpid():
+            poller.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    # ---- bookkeeping -------------------------------------------------------------------------
+
+    def _serve(self, session: Session) -> _Served:
+        if self._pid != os.getpid():
+            self._begin_anew()
+        number = self._numbers.get(id(session))
+        if number is None:
+            number = self._next
+            self._next += 1
+            self._numbers[id(session)] = number
+            self._served[number] = _Served(session, number)
+        return self._served[number]
+
+    def _watch(self, served: _Served) -> None:
+        wanted = "messages" if served.message else "end" if served.close else None
+        if wanted == served.watched:
+            return
+        self._unwatch(served)
+        if wanted is None:
+            if served.error is None:
+                self._drop(served)
+            return
+        poller = self._poller = self._poller or _core.Poller()
+        add = poller.add if wanted == "messages" else poller.add_end
+        add(served.session, served.number)
+        served.watched = wanted
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="alongside", daemon=True)
+            self._thread.start()
+
+    def _unwatch(self, served: _Served) -> None:
+        if self._poller is not None and served.watched is not None:
+            ended = served.watched == "end"
+            (self._poller.remove_end if ended else self._poller.remove)(served.session)
+        served.watched = None
+
+    def _drop(self, served: _Served) -> None:
+        self._served.pop(served.number, None)
+        self._numbers.pop(id(served.session), None)
+
+    # ---- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poller = self._poller
+        assert poller is not None
+        while not self._stopping:
+            for number in poller.wait():
+                served = self._served.get(number)
+                if served is not None and not self._stopping:
+                    self._turn(served)
+
+    def _turn(self, served: _Served) -> None:
+        if served.watched == "end":
+            self._end(served, served.session._end_reason())
+            return
+        for _ in range(_PER_TURN):
+            callback = served.message
+            if callback is None or self._stopping:
+                return
+            try:
+                message = served.session._take()
+            except WouldBlock:
+                return
+            except Invalid as error:
+                self._report(served, error, "a message could not be decoded")
+                continue
+            except Exception as error:
+                self._end(served, error)
+                return
+            self._call(served, callback, message)
+
+    def _end(self, served: _Served, reason: Exception | None) -> None:
+        with self._lock:
+            if served.number not in self._served:
+                return
+            self._unwatch(served)
+            self._drop(served)
+        served.session._set_callback(False)
+        self._deliver_end(served, reason)
+
+    def _deliver_end(self, served: _Served, reason: Exception | None) -> None:
+        callback, served.close = served.close, None
+        if callback is not None:
+            self._call(served, callback, reason)
+
+    def _call(self, served: _Served, callback: Callable[..., object], argument: object) -> None:
+        try:
+            callback(argument)
+        except Exception as error:
+            self._report(served, error, f"{callback!r} raised")
+
+    def _report(self, served: _Served, error: Exception, what: str) -> None:
+        _log.error("%s, in %r", what, served.session, exc_info=error)
+        if served.error is None:
+            return
+        try:
+            served.error(error)
+        except Exception as second:
+            _log.error("%r raised, in %r", served.error, served.session, exc_info=second)
+
+
+the_service = Service()
