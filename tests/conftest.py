@@ -1,24 +1,20 @@
-"""What all tests share: programs to start, a watchdog, and the check that nothing is left behind."""
+"""What all tests share: programs to start, and the check that nothing is left behind.
 
-import faulthandler
+A test that hangs is ended by pytest's own watchdog (`faulthandler_timeout`), which says where; no
+test measures time by it.
+"""
+
 import gc
 import os
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import alongside
 import pytest
 
-PROGRAMS = Path(__file__).parent / "programs"
-WATCHDOG_S = 120
-
-
-@pytest.fixture(autouse=True)
-def _watchdog():
-    """A test that hangs says where, and ends the run; no test measures time by it."""
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+HEAD = "import alongside, os, signal, sys, threading, time\ns = alongside.session(required=True)\n"
 
 
 def open_files():
@@ -39,18 +35,22 @@ def mappings():
     ]
 
 
-def children():
-    """The processes, dead or alive, that this one has to reap."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return set(path.read_text().split())
+def children(pid="self"):
+    """The processes, dead or alive, that a process has to reap."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {child for task in tasks for child in (task / "children").read_text().split()}
 
 
 @pytest.fixture
 def leaves_nothing():
     """Descriptors, mappings and children are after the test what they were before it."""
     # What the process makes once and keeps, is made before the count.
-    with alongside.start([sys.executable, PROGRAMS / "echo.py"], die_with_parent=True):
-        pass
+    with alongside.start(
+        [sys.executable, "-c", HEAD + "s.close()"], die_with_parent=True
+    ) as session:
+        session.on_message(print)
+        session.wait()
+    del session
     gc.collect()
     before = open_files(), mappings(), children()
     yield
@@ -59,15 +59,49 @@ def leaves_nothing():
 
 
 @pytest.fixture
-def echo():
+def program():
+    """Start programs given as source, in which `s` is their session; end them after the test."""
+    started = []
+
+    def start(source, *arguments, head=HEAD, **options):
+        command = [sys.executable, "-c", head + textwrap.dedent(source), *map(str, arguments)]
+        session = alongside.start(command, **options)
+        started.append(session)
+        return session
+
+    yield start
+    for session in started:
+        session.kill()
+        session.wait()
+        session.close(timeout=0)
+
+
+@pytest.fixture
+def echo(program):
     """A session with a program that sends back what it gets."""
-    with alongside.start([sys.executable, PROGRAMS / "echo.py"]) as session:
-        yield session
-    session.kill()
-    session.wait()
+    return program("for message in s: s.send(message)")
 
 
-def run(source, **options):
-    """Start a program given as source; `s` is its session there."""
-    head = "import alongside, os, sys, time\ns = alongside.session(required=True)\n"
-    return alongside.start([sys.executable, "-c", head + source], **options)
+def wait_until(condition):
+    """Wait for a condition that nothing announces; the watchdog ends it."""
+    while not condition():
+        time.sleep(0.001)
+
+
+WAITING_CALLS = {
+    7,
+    202,
+    232,
+    271,
+    281,
+    441,
+}  # poll, futex, epoll_wait, ppoll, epoll_pwait(2): x86-64
+
+
+def is_asleep(pid, thread=None):
+    """Whether a process's main thread, or the given one, sleeps in a call that waits."""
+    try:
+        number = Path(f"/proc/{pid}/task/{thread or pid}/syscall").read_text().split()[0]
+    except (OSError, IndexError):
+        return False
+    return number.isdigit() and int(number) in WAITING_CALLS

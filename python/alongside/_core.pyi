@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar, final, overload
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 _T = TypeVar("_T")
 

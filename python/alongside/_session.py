@@ -149,11 +149,13 @@ class Session(_core.Endpoint):
             self.close(timeout=_CLOSE_TIMEOUT if kind is None else 0)
 
     def __del__(self) -> None:
-        if sys is None or not getattr(self, "_is_ours", False) or self._is_closed:
+        if sys is None or not self._is_ours or self._is_closed:
             return
-        import warnings
+        # One that the other side has ended is only being tidied away.
+        if self._end_reason() is None:
+            import warnings
 
-        warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
         self._close(0)
 
     def __repr__(self) -> str:

@@ -212,9 +212,12 @@ impl<B: Buffer> Session<B> {
         self.wait_space(tx, link, BARE_BYTES, deadline)?;
         let kind = if is_hello { Kind::LargeHello } else { Kind::Large };
         tx.push(link, &ring, &bare(kind, codec, 0, payload.len() as u64), &[])?;
-        for part in payload.chunks(BLOCK_BYTES) {
+        let mut parts = payload.chunks(BLOCK_BYTES).peekable();
+        while let Some(part) = parts.next() {
+            // Published together with the last part: no change goes out that rings nobody.
+            let completes = parts.peek().is_none() && !is_hello;
             let sent = loop {
-                match self.send_part(tx, link, part, deadline) {
+                match self.send_part(tx, link, part, completes, deadline) {
                     Err(Error::Interrupted) if go_on() => {}
                     sent => break sent,
                 }
@@ -226,10 +229,7 @@ impl<B: Buffer> Session<B> {
             }
         }
         if !is_hello {
-            tx.producer.count_message();
             tx.sent_bytes += payload.len() as u64;
-            // The count alone is news for nobody who sleeps.
-            let _ = tx.producer.publish(&ring);
         }
         Ok(())
     }
@@ -250,6 +250,7 @@ impl<B: Buffer> Session<B> {
         tx: &mut Outgoing,
         link: &Arc<Link>,
         part: &[u8],
+        completes: bool,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let ring = link.outgoing();
@@ -260,6 +261,9 @@ impl<B: Buffer> Session<B> {
             None => self.wait_block(tx, link, deadline)?,
         };
         tx.stage.fill(block, part);
+        if completes {
+            tx.producer.count_message();
+        }
         let id = u64::from(block.arena) << 32 | u64::from(block.block);
         tx.push(link, &ring, &bare(Kind::Part, 0, 0, id), &[])
     }

@@ -141,9 +141,14 @@ pub fn start<B: Buffer>(
     drop(inherited);
 
     let half = Half::new(options.max_message_bytes).map_err(&os)?;
+    // While the program was cloned this thread took no signals; one that came went to another thread
+    // and interrupts nothing here.
+    if !go_on() {
+        return Err(Error::Interrupted.into());
+    }
     let (packet, files) = await_adopter(&meeting, &spawned.process, deadline, go_on)?;
     drop(meeting);
-    let link = complete(half, packet, files, life.as_deref())?;
+    let link = complete(half, packet, files, &spawned.process, life.as_deref())?;
     let others = Others {
         peer: Arc::clone(&link.peer),
         child: Some(Arc::clone(&spawned.process)),
@@ -250,6 +255,7 @@ fn complete(
     half: Half,
     packet: Packet,
     files: Vec<OwnedFd>,
+    child: &Arc<Process>,
     life: Option<&Life>,
 ) -> Result<Link, Error> {
     let os = Error::os("handing the session over");
@@ -267,8 +273,14 @@ fn complete(
     }
     let (pid, uid) = socket::peer(&control).map_err(&os)?;
     check_user("started program", uid)?;
-    let peer = socket::peer_process(&control).map_err(&os)?;
-    let peer = Arc::new(Process::new(peer, pid).map_err(&os)?);
+    // A pid is not reused before its process is reaped, and that is ours to do: without a wrapper
+    // one handle does for both.
+    let peer = if pid == child.pid() && !child.is_over() {
+        Arc::clone(child)
+    } else {
+        let handle = socket::peer_process(&control).map_err(&os)?;
+        Arc::new(Process::new(handle, pid).map_err(&os)?)
+    };
 
     let fate = life.map(Life::thread_of_fate).transpose().map_err(&os)?;
     let [(data_bell, data_for_them), (space_bell, space_for_them)] = half.bells;

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use alongside_core::{Buffer, NoMemory};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -75,7 +75,10 @@ unsafe impl Sync for Loan {}
 impl Loan {
     /// Memory to be read: one-dimensional, of bytes, in one piece.
     pub(crate) fn of_bytes(object: &Bound<'_, PyAny>) -> PyResult<Option<Loan>> {
-        let loan = Loan::new(object, ffi::PyBUF_FORMAT | ffi::PyBUF_ND)?;
+        let loan = match Loan::new(object, ffi::PyBUF_FORMAT | ffi::PyBUF_ND) {
+            Err(error) if error.is_instance_of::<PyBufferError>(object.py()) => return Ok(None),
+            loan => loan?,
+        };
         Ok((loan.view.ndim == 1 && loan.view.itemsize == 1 && loan.has_byte_format())
             .then_some(loan))
     }

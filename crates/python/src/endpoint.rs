@@ -83,22 +83,25 @@ impl Endpoint {
     }
 
     /// Runs something that may wait without the interpreter lock, again and again as long as only
-    /// signals end it whose handlers do not raise.
+    /// signals end it whose handlers do not raise. It may run handlers itself, with `go_on`, and leave
+    /// what they raised.
     fn wait<T: Send>(
         &self,
         py: Python<'_>,
-        mut wait: impl FnMut() -> Result<T, Error> + Send,
+        mut wait: impl FnMut(&mut Option<PyErr>) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
         loop {
+            let mut raised = None;
             let (result, done) = py.detach(|| {
-                let result = wait();
+                let result = wait(&mut raised);
                 (result, Instant::now())
             });
             self.core.set_contended(done.elapsed() > CONTENDED);
-            match result {
-                Ok(result) => return Ok(result),
-                Err(Error::Interrupted) => py.check_signals()?,
-                Err(error) => return Err(self.failed(py, error)),
+            match (result, raised) {
+                (_, Some(error)) => return Err(error),
+                (Ok(result), None) => return Ok(result),
+                (Err(Error::Interrupted), None) => py.check_signals()?,
+                (Err(error), None) => return Err(self.failed(py, error)),
             }
         }
     }
@@ -110,7 +113,7 @@ impl Endpoint {
             Ok(_) => {}
             Err(error) => return Err(self.failed(py, error)),
         }
-        match self.wait(py, || self.core.receive(until, None))? {
+        match self.wait(py, |_| self.core.receive(until, None))? {
             Received::Message(message) => Ok(message),
             _ => Err(PyRuntimeError::new_err("received nothing without an error")),
         }
@@ -133,7 +136,7 @@ impl Endpoint {
     fn fill(&self, py: Python<'_>, loan: &mut Loan, until: Deadline) -> PyResult<usize> {
         let first = self.core.try_receive(true, Some(Into { space: loan.space(), codec: RAW }));
         let received = match first {
-            Ok(Received::Nothing | Received::Long) => self.wait(py, || {
+            Ok(Received::Nothing | Received::Long) => self.wait(py, |_| {
                 self.core.receive(until, Some(Into { space: loan.space(), codec: RAW }))
             })?,
             Ok(received) => received,
@@ -295,13 +298,7 @@ impl Endpoint {
         }
         let until = deadline(timeout)?;
         let (codec, bytes) = (payload.codec(), payload.bytes());
-        let mut raised = None;
-        let sent =
-            self.wait(py, || self.core.send(codec, bytes, until, &mut || go_on(&mut raised)));
-        match raised {
-            Some(error) => Err(error),
-            None => sent,
-        }
+        self.wait(py, |raised| self.core.send(codec, bytes, until, &mut || go_on(raised)))
     }
 
     /// Send a message if that can be done without waiting.
@@ -401,7 +398,7 @@ impl Endpoint {
     #[pyo3(signature = (timeout=1.0))]
     fn ping(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<f64> {
         let until = deadline(timeout)?;
-        Ok(self.wait(py, || self.core.ping(until))?.as_secs_f64())
+        Ok(self.wait(py, |_| self.core.ping(until))?.as_secs_f64())
     }
 
     /// What the session has done so far.
@@ -429,13 +426,13 @@ impl Endpoint {
     /// `close` without its defaults.
     fn _close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let until = if timeout == Some(0.0) { Deadline::Now } else { deadline(timeout)? };
-        self.wait(py, || self.core.close(until))
+        self.wait(py, |_| self.core.close(until))
     }
 
     /// `wait` without its deadline's meaning.
     fn _wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let until = deadline(timeout)?;
-        self.wait(py, || self.core.wait(until))
+        self.wait(py, |_| self.core.wait(until))
     }
 
     /// Whether `close` was called here, or the session failed here.

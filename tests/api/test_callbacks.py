@@ -1,0 +1,169 @@
+"""Callbacks: in order, on one thread, never lost, never ending a session silently."""
+
+import logging
+import os
+import queue
+import threading
+
+import alongside
+import pytest
+
+
+@pytest.fixture
+def inbox():
+    return queue.SimpleQueue()
+
+
+def test_messages_go_to_the_callback_in_order_on_one_service_thread(echo, inbox):
+    echo.on_message(lambda message: inbox.put((message, threading.current_thread())))
+    for i in range(1000):
+        echo.send(i)
+    got = [inbox.get() for _ in range(1000)]
+    assert [message for message, _ in got] == list(range(1000))
+    (thread,) = {thread for _, thread in got}
+    assert thread is not threading.current_thread()
+    assert thread.name == "alongside"
+    assert [t.name for t in threading.enumerate()].count("alongside") == 1
+
+
+def test_messages_that_came_before_the_callback_come_first(program, inbox):
+    session = program("for i in range(10): s.send(i)\ns.receive()\ns.send('after')\ns.receive()")
+    session.ping(timeout=None)
+    session.on_message(inbox.put)
+    session.send("go")
+    assert [inbox.get() for _ in range(11)] == [*range(10), "after"]
+
+
+def test_receive_is_refused_while_a_callback_is_set(echo, inbox):
+    echo.on_message(inbox.put)
+    for call in (echo.receive, echo.receive_nowait, lambda: echo.receive_into(bytearray(1))):
+        with pytest.raises(RuntimeError, match="on_message"):
+            call()
+    echo.send(1)
+    assert inbox.get() == 1
+    echo.on_message(None)
+    echo.send(2)
+    assert echo.receive() == 2
+
+
+def test_a_callback_may_send_and_receive_on_other_sessions(program, inbox):
+    one, other = (program("for m in s: s.send(m + 1)") for _ in range(2))
+    one.on_message(lambda m: (other.send(m), inbox.put(other.receive())))
+    one.send(1)
+    assert inbox.get() == 3
+
+
+def test_a_callback_that_raises_is_logged_told_and_followed_by_the_next(echo, inbox, caplog):
+    def callback(message):
+        if message % 2:
+            msg = f"odd: {message}"
+            raise ValueError(msg)
+        inbox.put(message)
+
+    errors = queue.SimpleQueue()
+    echo.on_error(errors.put)
+    echo.on_message(callback)
+    with caplog.at_level(logging.ERROR, "alongside"):
+        for i in range(4):
+            echo.send(i)
+        assert [inbox.get(), inbox.get()] == [0, 2]
+        found = [errors.get(), errors.get()]
+    assert [str(error) for error in found] == ["odd: 1", "odd: 3"]
+    assert echo.alive
+    # The fourth record may be logged a moment after it was told.
+    assert caplog.records[0].exc_info[1] is found[0]
+
+
+def test_an_on_error_that_raises_is_logged_and_ends_nothing(echo, inbox, caplog):
+    def bad(argument):
+        raise KeyError(argument)
+
+    echo.on_error(bad)
+    echo.on_message(lambda m: inbox.put(m) or bad(m))
+    for i in range(3):
+        echo.send(i)
+    assert [inbox.get() for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_on_close_comes_once_after_the_last_message(program, inbox, end):
+    ending = {"close": "s.close()", "kill": "os.kill(os.getpid(), 9)"}[end]
+    session = program(f"s.receive()\nfor i in range(200): s.send(i)\n{ending}")
+    session.on_message(inbox.put)
+    session.on_close(inbox.put)
+    session.send("go")
+    assert [inbox.get() for _ in range(200)] == list(range(200))
+    reason = inbox.get()
+    if end == "close":
+        assert isinstance(reason, alongside.Closed)
+        assert reason.by == "peer"
+    else:
+        assert isinstance(reason, alongside.PeerGone)
+        assert reason.exit_status == -9
+    with pytest.raises(type(reason)):
+        session.receive()
+
+
+def test_on_close_alone_leaves_the_messages_to_receive(program, inbox):
+    session = program("for i in range(5): s.send(i)\ns.receive()")
+    session.on_close(inbox.put)
+    assert [session.receive() for _ in range(5)] == list(range(5))
+    assert inbox.empty()
+    session.send("end")
+    assert isinstance(inbox.get(), alongside.Closed)
+
+
+def test_on_close_of_a_session_that_is_over_already(program, inbox):
+    session = program("s.close()")
+    session.wait()
+    session.on_close(inbox.put)
+    assert isinstance(inbox.get(), alongside.Closed)
+
+
+def test_a_session_can_be_closed_from_its_own_callback(program, inbox):
+    session = program("for i in range(5): s.send(i)\nfor m in s: pass")
+    session.on_message(lambda m: (inbox.put(m), session.close(timeout=0)))
+    assert inbox.get() == 0
+    session.wait()
+    assert inbox.empty()
+
+
+def test_a_busy_session_does_not_starve_the_others(program, inbox):
+    busy = program("while True: s.send(b'x')")
+    quiet = program("for m in s: s.send(m)")
+    busy.on_message(lambda _: None)
+    quiet.on_message(inbox.put)
+    for i in range(20):
+        quiet.send(i)
+        assert inbox.get() == i
+
+
+def test_a_session_with_a_callback_stays_though_nobody_holds_it(inbox):
+    import gc
+    import sys
+
+    source = "import alongside; s = alongside.session(); s.receive(); s.send('still there')"
+    session = alongside.start([sys.executable, "-c", source])
+    session.on_message(inbox.put)
+    session.send(1)
+    del session
+    gc.collect()
+    assert inbox.get() == "still there"
+
+
+def test_callbacks_in_a_forked_child_are_its_own(program, inbox):
+    session = program("for m in s: s.send(m)")
+    session.on_message(inbox.put)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            mine = program("s.send('child'); s.receive()")
+            theirs = queue.SimpleQueue()
+            mine.on_message(theirs.put)
+            status = 0 if theirs.get() == "child" else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    session.send("parent")
+    assert inbox.get() == "parent"

@@ -1,0 +1,181 @@
+"""The orderly end: nothing lost, told apart from death, nothing left behind."""
+
+import gc
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import alongside
+import pytest
+
+from tests.conftest import wait_until
+
+
+def test_close_says_how_much_was_delivered(program):
+    session = program("for i in range(3): s.receive()\nos.read(0, 1)", stdin=alongside.PIPE)
+    for i in range(5):
+        session.send(i)
+    wait_until(lambda: session.statistics().messages_delivered == 3)
+    assert session.close(timeout=0) == 3
+    assert session.close() == 3
+    assert session.statistics().messages_sent == 5
+    session.stdin.close()
+
+
+def test_close_waits_until_all_is_delivered(program):
+    session = program("for m in s: pass")
+    for _ in range(5000):
+        session.send(b"x" * 100)
+    assert session.close() == 5000
+
+
+def test_what_was_sent_before_the_close_is_delivered_first(program):
+    session = program("""
+        for i in range(100): s.send(i)
+        s.send(bytes(1_000_000))
+        s.close(timeout=0)
+    """)
+    assert session.wait() == 0
+    assert [session.receive() for _ in range(100)] == list(range(100))
+    assert len(session.receive()) == 1_000_000
+    for _ in range(2):
+        with pytest.raises(alongside.Closed) as caught:
+            session.receive()
+        assert caught.value.by == "peer"
+    assert list(session) == []
+    with pytest.raises(alongside.Closed):
+        session.send(1)
+
+
+def test_a_normal_exit_closes_in_order(program):
+    """Without a word from the program."""
+    session = program("s.send('bye')")
+    assert list(session) == ["bye"]
+    session = program("s.send('bye'); os._exit(3)")
+    assert session.receive() == "bye"
+    with pytest.raises(alongside.PeerGone) as caught:
+        session.receive()
+    assert caught.value.exit_status == 3
+
+
+def test_an_exception_closes_in_order_too(program):
+    session = program("s.send('before'); raise SystemExit(4)")
+    assert list(session) == ["before"]
+    assert session.wait() == 4
+
+
+def test_both_may_close_at_once(program):
+    for _ in range(20):
+        session = program("s.close()")
+        assert session.close() == 0
+
+
+def test_a_closed_session_refuses_everything_and_says_why(echo):
+    echo.close(timeout=0)
+    for call in (
+        echo.receive,
+        echo.receive_nowait,
+        lambda: echo.send(1),
+        lambda: echo.send(bytes(1_000_000)),
+        lambda: echo.send_nowait(1),
+        lambda: echo.receive_into(bytearray(1)),
+        echo.fileno,
+        echo.ping,
+    ):
+        with pytest.raises(alongside.Closed) as caught:
+            call()
+        assert caught.value.by == "me"
+    assert not echo.alive
+    assert list(echo) == []
+    assert "closed" in repr(echo)
+    assert echo.peer.pid
+
+
+def test_close_does_not_end_the_program(echo):
+    echo.close()
+    assert echo.wait() == 0
+    assert echo.exit_status == 0
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_session_leaves_nothing():
+    source = "import alongside; s = alongside.session()\nfor m in s: s.send(m)"
+    session = alongside.start([sys.executable, "-c", source], die_with_parent=True)
+    session.send(bytes(5_000_000))
+    session.receive()
+    session.fileno()
+    session.on_message(print)
+    session.on_message(None)
+    session.close()
+    session.wait()
+
+
+def test_a_dropped_session_closes_in_order_with_a_warning(program):
+    session = alongside.start(
+        [sys.executable, "-c", "import alongside; print(list(alongside.session()))"],
+        stdout=alongside.PIPE,
+    )
+    session.send("kept")
+    out = session.stdout
+    with pytest.warns(ResourceWarning, match=r"unclosed <alongside\.Session"):
+        del session
+        gc.collect()
+    assert out.read() == b"['kept']\n"
+    out.close()
+
+
+def test_the_interpreters_exit_gives_no_warning_and_loses_nothing():
+    inner = "import alongside; print(list(alongside.session()))"
+    source = f"""
+        import alongside, sys
+        s = alongside.start([sys.executable, "-c", {inner!r}])
+        s.on_close(print)
+        s.send("last")
+        s.send(bytes(1_000_000) and "words")
+    """
+    command = [sys.executable, "-W", "error", "-X", "dev", "-c", textwrap.dedent(source)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"['last', 'words']\n", b"")
+
+
+def test_the_context_manager_waits_for_nobody_when_it_is_left_by_an_exception(program):
+    session = program("os.read(0, 1)", stdin=alongside.PIPE)
+    with pytest.raises(ZeroDivisionError), session:
+        session.send("never taken")
+        _ = 1 / 0
+    assert not session.alive
+    session.stdin.close()
+
+
+def test_errors_pickle_and_sessions_do_not(echo):
+    gone = alongside.PeerGone("text", exit_status=-9)
+    closed = alongside.Closed("text", by="peer")
+    failed = alongside.StartFailed("text", exit_status=1, stderr=b"why")
+    invalid = alongside.Invalid("text", data=[1])
+    for error in (
+        gone,
+        closed,
+        failed,
+        invalid,
+        alongside.TimedOut("text"),
+        alongside.Corrupt("x"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert (again.args, vars(again)) == (error.args, vars(error))
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(echo)
+    assert pickle.loads(pickle.dumps(echo.peer)) == echo.peer
+
+
+def test_statistics_count_what_was_done(echo):
+    for _ in range(10):
+        echo.send(b"12345")
+        echo.receive()
+    seen = echo.statistics()
+    assert (seen.messages_sent, seen.messages_received) == (10, 10)
+    assert (seen.bytes_sent, seen.bytes_received) == (50, 50)
+    assert seen.messages_delivered == 10
+    assert seen.wakeups + seen.spins_paid > 0
+    assert "messages_sent=10" in repr(seen)
