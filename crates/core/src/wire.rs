@@ -101,7 +101,13 @@ impl Packet {
     /// Takes the next packet off a socket; never waits.
     pub(crate) fn receive(socket: impl AsFd) -> Result<Found, Error> {
         let mut bytes = [0; BYTES];
-        let received = match socket::receive(socket, &mut bytes) {
+        let mut received = socket::receive(&socket, &mut bytes);
+        // Told once when the other side closed with something unread; what it had sent itself still
+        // queues behind, down to the end.
+        if matches!(received, Err(Errno::CONNRESET)) {
+            received = socket::receive(&socket, &mut bytes);
+        }
+        let received = match received {
             Ok(received) => received,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Found::Nothing),
             Err(Errno::CONNRESET) => return Ok(Found::HungUp),
