@@ -49,5 +49,5 @@ def convert(data: object, to: type[_T]) -> _T:
     try:
         return msgspec.convert(data, to, builtin_types=(bytes, bytearray, datetime))
     except msgspec.ValidationError as error:
-        msg = f"the message is not a {getattr(to, '__name__', to)}: {error}"
+        msg = f"the message does not fit {getattr(to, '__name__', to)}: {error}"
         raise Invalid(msg, data=data) from error

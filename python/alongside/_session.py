@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
-    from typing import IO, Literal, Protocol, Self, TypeAlias, TypeVar, overload
+    from typing import IO, Any, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
     _T = TypeVar("_T")
 
@@ -43,7 +43,9 @@ class Session(_core.Endpoint):
     """Two-way, ordered messages with one other program.
 
     `start` and `session` give one; both ends have the same methods. Any number of threads may use
-    it: messages stay whole and in order. It works as a context manager, which closes it.
+    it: messages stay whole and in order. It works as a context manager, which closes it; the
+    program goes on until it notices, `wait()` waits for that. A session that is over because the
+    other side ended it need not be closed, but may.
 
     Attributes:
         hello: the first data, that `start` was given.
@@ -57,7 +59,7 @@ class Session(_core.Endpoint):
     stdout: IO[bytes] | None = None
     stderr: IO[bytes] | None = None
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         """Give each message as it arrives; end when the other program closes.
 
         Raises:
@@ -82,7 +84,7 @@ class Session(_core.Endpoint):
                 return
             yield message
 
-    def on_message(self, callback: Callable[[object], object] | None, /) -> None:
+    def on_message(self, callback: Callable[[Any], object] | None, /) -> None:
         """Call `callback(message)` for each message, in order, on the service thread.
 
         Messages that have arrived before go to the callback first. What it raises goes to
@@ -97,7 +99,8 @@ class Session(_core.Endpoint):
         """Call `callback(reason)` once when the session ends, on the service thread.
 
         `reason` is the exception that `receive` would raise: `Closed`, `PeerGone` or `Corrupt`.
-        With an `on_message` callback, all messages come before it. None takes it away.
+        With an `on_message` callback, all messages come before it. Closing from here is no news and
+        calls nothing. None takes it away.
         """
         _service().on_close(self, callback)
 

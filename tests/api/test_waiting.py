@@ -406,3 +406,23 @@ def test_a_ping_takes_arrivals_in_and_loses_none(program):
 def test_no_deadlines_of_the_library_when_the_other_is_being_debugged(monkeypatch, program):
     monkeypatch.setenv("ALONGSIDE_NO_DEADLINES", "1")
     assert program("s.send(1); s.receive()", timeout=0.000001).receive() == 1
+
+
+def test_a_small_message_behind_a_large_one_is_never_slept_through():
+    """Both sides on one processor; a change that was published without its bell hung this."""
+    source = """
+        import alongside, os, sys
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        child = '''
+import alongside
+s = alongside.session(required=True)
+for _ in s:
+    s.send(bytes(1 << 20)); s.send(1)
+'''
+        with alongside.start([sys.executable, "-c", child]) as s:
+            for n in range(5000):
+                s.send(0)
+                s.receive()
+                s.receive()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(source)], check=True)

@@ -1,7 +1,7 @@
 """Traffic whose every message can be checked: numbered, patterned, of mixed sizes.
 
-Run as a program, it is one side of a session under load in both directions until it is killed or the
-other side is gone; then it says on its standard output what it saw.
+Run as a program, it is one side of a session under load in both directions until it is killed or
+the other side is gone; then it says on its standard output what it saw.
 """
 
 import random

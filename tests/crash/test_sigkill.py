@@ -1,7 +1,7 @@
 """SIGKILL of either side at random moments under load, in both directions at once.
 
-Every message received is whole, in order and without gaps; every survivor sees the death; nothing is
-left. `ALONGSIDE_CYCLES` sets how many deaths there are, half of each kind.
+Every message received is whole, in order and without gaps; every survivor sees the death; nothing
+is left. `ALONGSIDE_CYCLES` sets how many deaths there are, half of each kind.
 """
 
 import os

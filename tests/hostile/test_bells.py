@@ -25,7 +25,7 @@ def pipes():
 
 
 def test_bells_that_are_stuffed_hang_nobody(program):
-    """Both of our bells at the other side are full: ringing them again must not block there or here."""
+    """The bells' pipes are full: ringing again must not block, there or here."""
     session = program(
         BELLS
         + """
@@ -135,7 +135,8 @@ def test_an_adopter_of_another_version_is_told_apart():
 import os, socket, struct
 _, fd, _ = map(int, os.environ["ALONGSIDE_SESSION"].split(":"))
 meeting = socket.socket(fileno=fd)
-meeting.send(struct.pack("<IHHIIQ", int.from_bytes(b"ALWR", "little"), {version}, {kind}, {layout}, 0, 0))
+magic = int.from_bytes(b"ALWR", "little")
+meeting.send(struct.pack("<IHHIIQ", magic, {version}, {kind}, {layout}, 0, 0))
 meeting.recv(1)
 """
     for version, kind, layout, error, text in [
@@ -185,7 +186,8 @@ def sealed(size, content=None):
     return fd
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 os.set_inheritable(theirs.fileno(), True)
-env = dict(os.environ, ALONGSIDE_SESSION=f"1:{{theirs.fileno()}}:{{os.fstat(theirs.fileno()).st_ino}}")
+fd = theirs.fileno()
+env = dict(os.environ, ALONGSIDE_SESSION=f"1:{{fd}}:{{os.fstat(fd).st_ino}}")
 code = '''
 import alongside
 try: alongside.session()

@@ -1,7 +1,7 @@
 """The other side writes what it likes into the shared memory: never a crash, never a hang.
 
-Each test works with the session afterwards in a process of its own, under the watchdog: it sends, it
-receives, it closes. A wrong position, length or count must be named; other fields are harmless.
+Each test works with the session afterwards, under the watchdog: it sends, it receives, it closes.
+A wrong position, length or count must be named; other fields are harmless.
 """
 
 import os

@@ -23,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) producer: Producer,
     pub(crate) stage: Stage,
     pub(crate) sent_bytes: u64,
+    /// The reader was not seen giving blocks back when it was last waited for.
+    pub(crate) reader_is_away: bool,
     peer_checked_ns: u64,
 }
 
@@ -33,6 +35,7 @@ impl Outgoing {
             producer: Producer::default(),
             stage: Stage::default(),
             sent_bytes: 0,
+            reader_is_away: false,
             peer_checked_ns: 0,
         }
     }

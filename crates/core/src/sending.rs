@@ -255,11 +255,7 @@ impl<B: Buffer> Session<B> {
     ) -> Result<(), Error> {
         let ring = link.outgoing();
         self.wait_space(tx, link, 0, deadline)?;
-        tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
-        let block = match tx.stage.take() {
-            Some(block) => block,
-            None => self.wait_block(tx, link, deadline)?,
-        };
+        let block = self.next_block(tx, link, deadline)?;
         tx.stage.fill(block, part);
         if completes {
             tx.producer.count_message();
@@ -268,8 +264,52 @@ impl<B: Buffer> Session<B> {
         tx.push(link, &ring, &bare(Kind::Part, 0, 0, id), &[])
     }
 
-    /// A block to fill: one that comes back while the reader is at it, a new one, or, when there may
-    /// be no more, one that the reader gives back in its own time.
+    /// A block to fill. As long as the reader keeps up, no more than a window of them is under way; when
+    /// it does not, any free one, a new one, or, when there may be no more, one that the reader gives
+    /// back in its own time.
+    fn next_block(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        deadline: Deadline,
+    ) -> Result<crate::staging::Block, Error> {
+        if tx.stage.reclaim(tx.producer.blocks_returned(&link.outgoing()))? {
+            tx.reader_is_away = false;
+        }
+        if !tx.stage.is_ahead() || tx.reader_is_away || self.reader_returns(tx, link, deadline)? {
+            if let Some(block) = tx.stage.take() {
+                return Ok(block);
+            }
+        }
+        tx.reader_is_away = true;
+        match tx.stage.take() {
+            Some(block) => Ok(block),
+            None => self.wait_block(tx, link, deadline),
+        }
+    }
+
+    /// Looks for a moment whether the reader, on another processor, gives blocks back.
+    fn reader_returns(
+        &self,
+        tx: &mut Outgoing,
+        link: &Link,
+        deadline: Deadline,
+    ) -> Result<bool, Error> {
+        if deadline == Deadline::Now || self.spin.budget(link).is_none() {
+            return Ok(false);
+        }
+        let ring = link.outgoing();
+        let begin = Instant::now();
+        while begin.elapsed() < BLOCK_PATIENCE {
+            if tx.stage.reclaim(tx.producer.blocks_returned(&ring))? {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(false)
+    }
+
+    /// A new block, or one that comes back.
     fn wait_block(
         &self,
         tx: &mut Outgoing,
@@ -277,17 +317,6 @@ impl<B: Buffer> Session<B> {
         deadline: Deadline,
     ) -> Result<crate::staging::Block, Error> {
         let ring = link.outgoing();
-        if deadline != Deadline::Now && self.spin.budget(link).is_some() {
-            let begin = Instant::now();
-            while begin.elapsed() < BLOCK_PATIENCE {
-                if tx.stage.reclaim(tx.producer.blocks_returned(&ring))?
-                    && let Some(block) = tx.stage.take()
-                {
-                    return Ok(block);
-                }
-                std::hint::spin_loop();
-            }
-        }
         if tx.grow_stage(link)?
             && let Some(block) = tx.stage.take()
         {

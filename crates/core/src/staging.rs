@@ -23,6 +23,8 @@ use crate::error::Error;
 /// Bytes of one block: large enough that a record is nothing beside it, small enough that a few
 /// stay in a second-level cache.
 pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks under way at once while the reader keeps up.
+const WINDOW_BLOCKS: usize = 4;
 const FIRST_ARENA_BLOCKS: usize = 8;
 const LARGEST_ARENA_BLOCKS: usize = 128;
 /// What a hostile sender may make us map, in files.
@@ -65,6 +67,11 @@ impl Stage {
         self.free.extend(self.out.drain(..came as usize));
         self.returned = returned;
         Ok(came > 0)
+    }
+
+    /// Whether as many blocks are under way as a reader who keeps up shall have before it.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.out.len() >= WINDOW_BLOCKS
     }
 
     /// The block to fill next.

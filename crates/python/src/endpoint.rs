@@ -69,7 +69,7 @@ pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
 
 impl Endpoint {
     fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
-        to_python(py, error)
+        to_python(py, error, Some(self.core.peer().pid))
     }
 
     fn check_no_callback(&self) -> PyResult<()> {

@@ -29,19 +29,24 @@ fn raise_with(
     make().map_or_else(|error| error, PyErr::from_value)
 }
 
-/// The exception for an error. `Interrupted` is handled before it comes here.
-pub(crate) fn to_python(py: Python<'_>, error: Error) -> PyErr {
+/// The exception for an error of a session with the process `pid`, if there is one already.
+/// `Interrupted` is handled before it comes here.
+pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr {
+    let other = match pid {
+        Some(pid) => format!("the other program (pid {pid})"),
+        None => "the other program".into(),
+    };
     match error {
         Error::Closed { by_me } => {
             let (text, by) = if by_me {
-                ("the session is closed", "me")
+                ("the session is closed".into(), "me")
             } else {
-                ("the other program has closed the session", "peer")
+                (format!("{other} has closed the session"), "peer")
             };
-            raise_with(py, "Closed", text, |named| named.set_item("by", by))
+            raise_with(py, "Closed", &text, |named| named.set_item("by", by))
         }
         Error::PeerGone { exit_status } => {
-            let text = format!("the other program is gone{}", how(exit_status));
+            let text = format!("{other} is gone{}", how(exit_status));
             raise_with(py, "PeerGone", &text, |named| named.set_item("exit_status", exit_status))
         }
         Error::TimedOut => raise(py, "TimedOut", "the deadline has passed"),
@@ -128,6 +133,8 @@ pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure) -> PyErr {
                 None => "the program let go of its session without taking it up".into(),
             };
             let text = text.replace("program: ", "program ");
+            let text =
+                text + "\nit has to call alongside.session(), and to pass on what it inherits";
             raise_with(py, "StartFailed", &text, |named| named.set_item("exit_status", exit_status))
         }
         StartFailure::Other(Error::TimedOut) => raise(
@@ -136,7 +143,7 @@ pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure) -> PyErr {
             "the program did not take up its session before the deadline, and was ended\n\
              it has to call alongside.session()",
         ),
-        StartFailure::Other(error) => to_python(py, error),
+        StartFailure::Other(error) => to_python(py, error, None),
     }
 }
 
@@ -151,6 +158,6 @@ pub(crate) fn not_adopted(py: Python<'_>, reason: NotAdopted) -> PyErr {
         NotAdopted::Other(Error::TimedOut) => {
             raise(py, "TimedOut", "the program that started this one did not hand over the session")
         }
-        NotAdopted::Other(error) => to_python(py, error),
+        NotAdopted::Other(error) => to_python(py, error, None),
     }
 }

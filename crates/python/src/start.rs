@@ -67,7 +67,7 @@ pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyR
         .map_err(|reason| not_adopted(py, reason))?;
     if hello.codec > PACKED {
         let text = format!("the hello has codec {}, this program knows 0 and 1", hello.codec);
-        return Err(to_python(py, alongside_core::Error::Incompatible(text)));
+        return Err(to_python(py, alongside_core::Error::Incompatible(text), None));
     }
     let body = hello.body.into_bytes(py).unbind();
     Ok(Connection::new(core, Some((hello.codec, body))))
