@@ -413,7 +413,10 @@ def test_a_small_message_behind_a_large_one_is_never_slept_through():
     source = """
         import alongside, os, sys
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        child = "import alongside\\nfor _ in (s := alongside.session()): s.send(bytes(1 << 20)); s.send(1)"
+        child = (
+            "import alongside; s = alongside.session()\\n"
+            "for _ in s: s.send(bytes(1 << 20)); s.send(1)"
+        )
         with alongside.start([sys.executable, "-c", child]) as s:
             for n in range(5000):
                 s.send(0)

@@ -12,8 +12,8 @@ BLOCKS = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL)
 OUTPUT = {
     "viewer.py": "{'done': 'blur', 'on': 'plan.png'}\n",
     "host.py": "HELLO\n",
-    "boss.py": "1 of 5\n2 of 5\n3 of 5\n4 of 5\n5 of 5\nended: the other program (pid N) has closed the "
-    "session status 0\n",
+    "boss.py": "".join(f"{n} of 5\n" for n in range(1, 6))
+    + "ended: the other program (pid N) has closed the session status 0\n",
 }
 
 

@@ -51,8 +51,10 @@ pub enum Error {
     Forked,
     /// A descriptor of the session was closed behind its back.
     HandleLost(Errno),
-    /// The kernel refused: what was tried, and its answer.
+    /// The kernel refused: what was tried, and its answer. The session goes on.
     Os(&'static str, Errno),
+    /// The kernel refused, and what the other side had sent is lost with it; the session has ended.
+    Lost(&'static str, Errno),
     /// No memory for a message of so many bytes; it can still be received.
     NoMemory(u64),
 }
@@ -60,8 +62,8 @@ pub enum Error {
 impl Error {
     /// Whether a session cannot go on after it.
     pub(crate) fn ends_the_session(&self) -> bool {
-        use Error::{Corrupt, HandleLost, Incompatible, Os};
-        matches!(self, Corrupt(_) | Incompatible(_) | HandleLost(_) | Os(..))
+        use Error::{Corrupt, HandleLost, Incompatible, Lost};
+        matches!(self, Corrupt(_) | Incompatible(_) | HandleLost(_) | Lost(..))
     }
 
     /// Names what was tried when the kernel refused.
@@ -115,7 +117,7 @@ impl From<LayoutError> for Error {
 impl From<BadFile> for Error {
     fn from(error: BadFile) -> Error {
         match error {
-            BadFile::Kernel(errno) => Error::Os("mapping the other program's memory", errno),
+            BadFile::Kernel(errno) => Error::Lost("mapping the other program's memory", errno),
             BadFile::Property(what, found, expected) => Error::Corrupt(format!(
                 "the other program's memory file has {what} {found:#x} where {expected:#x} is expected"
             )),

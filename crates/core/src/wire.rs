@@ -128,7 +128,7 @@ impl Packet {
         };
         if received.truncated {
             // The kernel drops descriptors that find no free number here.
-            return Err(Error::Os("taking the other program's descriptors", Errno::MFILE));
+            return Err(Error::Lost("taking the other program's descriptors", Errno::MFILE));
         }
         Ok(Found::Packet(packet, received.descriptors))
     }

@@ -86,7 +86,9 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
             "a descriptor of this session was closed behind its back\n\
              a program that closes all descriptors has to close its sessions first",
         ),
-        Error::Os(what, errno) => os_error(py, errno.raw_os_error(), Some(what), None),
+        Error::Os(what, errno) | Error::Lost(what, errno) => {
+            os_error(py, errno.raw_os_error(), Some(what), None)
+        }
         Error::NoMemory(bytes) => PyMemoryError::new_err(format!(
             "no memory for a message of {bytes} bytes; it can still be received"
         )),
