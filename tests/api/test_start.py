@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -178,6 +179,48 @@ def test_a_venv_launcher_works(tmp_path):
     command = [tmp_path / "v" / "bin" / "python", "-c", PROGRAM + "s.send(s.hello)"]
     with alongside.start(command, hello="through a venv", env=env) as session:
         assert session.receive() == "through a venv"
+
+
+UV = Path(sys.executable).with_name("uv")
+
+
+@pytest.mark.skipif(not UV.exists(), reason="uv is not in this environment")
+def test_uv_run_works():
+    uv = [UV, "run", "--no-project", "--offline", "--python", sys.executable, "python"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    source = "import os, sys; s.send(os.getpid()); s.receive(); sys.exit(7)"
+    with alongside.start([*uv, "-c", PROGRAM + source], env=env) as session:
+        assert session.receive() == session.peer.pid
+        session.send("go")
+        assert session.wait() == 7
+
+
+NOBODY = 65534
+OTHER_PYTHON = Path("/usr/bin/python3")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root starts programs as another user")
+@pytest.mark.skipif(not OTHER_PYTHON.exists(), reason="no interpreter that another user can reach")
+def test_a_program_that_root_starts_as_another_user_is_named_as_that_user(tmp_path):
+    package = tmp_path / "packages"
+    for module in ("alongside", "msgspec"):
+        source = Path(__import__(module).__file__).parent
+        shutil.copytree(source, package / module)
+    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
+        path.chmod(0o755)
+    env = {"PYTHONPATH": str(package), "PATH": os.environ["PATH"]}
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", OTHER_PYTHON]
+    known = subprocess.run(
+        [*user, "-c", "import msgspec"], env=env, check=False, capture_output=True
+    )
+    if known.returncode:
+        pytest.skip("the other interpreter cannot load our packages")
+    source = "import os; s.send([os.getuid(), s.peer.uid, s.peer.pid]); s.send(len(s.receive()))"
+    with alongside.start([*user, "-c", PROGRAM + source], env=env) as session:
+        assert session.receive() == [NOBODY, 0, os.getpid()]
+        assert session.peer.uid == NOBODY
+        session.send(bytes(3_000_000))
+        assert session.receive() == 3_000_000
 
 
 def test_a_wrapper_that_closes_descriptors_is_told_apart():

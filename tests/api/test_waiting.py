@@ -382,6 +382,31 @@ def test_a_signal_whose_handler_does_not_raise_ends_no_wait(program):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("call", ["s.send(1)", "s.close()", "s.ping()"])
+def test_a_handler_that_uses_the_session_amid_a_large_send_is_told_and_not_hung(call):
+    source = f"""
+        import alongside, signal, sys
+        s = alongside.start(
+            [sys.executable, "-c", "import alongside, time; alongside.session(); time.sleep(1000)"],
+            die_with_parent=True, max_message=1 << 20)
+        s.send(bytes(1 << 20)); s.send_nowait(bytes(1 << 20))
+        def handler(*_): {call}
+        signal.signal(signal.SIGUSR1, handler)
+        sys.stdout.write("ready"); sys.stdout.flush()
+        try:
+            s.send(bytes(1 << 20))
+        except alongside.Busy as error:
+            print("", error)
+        s.kill()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.read(5) == b"ready"
+        wait_until(lambda: is_asleep(process.pid))
+        process.send_signal(signal.SIGUSR1)
+        assert b"interrupted a send" in process.stdout.read()
+
+
 # ---- ping ------------------------------------------------------------------------------------
 
 

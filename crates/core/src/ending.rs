@@ -57,6 +57,7 @@ impl<B: Buffer> Session<B> {
     /// too; the session is closed all the same.
     pub fn close(&self, deadline: Deadline) -> Result<u64, Error> {
         self.check_ours()?;
+        self.check_not_amid_a_send()?;
         let first = self.ended.set(Error::Closed { by_me: true }).is_ok();
         if first {
             self.wake_everybody();

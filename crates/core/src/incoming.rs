@@ -46,17 +46,17 @@ struct Partial<B> {
 
 /// Where a caller wants a message.
 #[derive(Debug)]
-pub struct Into<'a> {
+pub struct Target<'a> {
     /// The memory, at least as long as the message.
     pub space: &'a mut [MaybeUninit<u8>],
     /// The only codec that is welcome there.
     pub codec: u8,
 }
 
-impl Into<'_> {
+impl Target<'_> {
     /// The same place, lent for a shorter time.
-    pub(crate) fn again(&mut self) -> Into<'_> {
-        Into { space: self.space, codec: self.codec }
+    pub(crate) fn again(&mut self) -> Target<'_> {
+        Target { space: self.space, codec: self.codec }
     }
 
     fn check(&self, codec: u8, bytes: u64) -> Result<(), Error> {
@@ -71,7 +71,7 @@ impl Into<'_> {
 /// What the caller of [`Incoming::step`] can take.
 pub(crate) struct Want<'a> {
     /// Put the message here.
-    pub(crate) into: Option<Into<'a>>,
+    pub(crate) into: Option<Target<'a>>,
     /// The caller holds the session's turn, so a large message may grow in `into`.
     pub(crate) has_turn: bool,
     /// Parts of large messages may be copied, which takes long.

@@ -29,7 +29,7 @@ pub use adopt::{ENVIRONMENT_VARIABLE, NotAdopted, adopt};
 pub use alongside_sys::process::{EndSignal, Identity};
 pub use deadline::Deadline;
 pub use error::Error;
-pub use incoming::Into;
+pub use incoming::Target;
 pub use message::{Buffer, Message, NoMemory};
 pub use receiving::Received;
 pub use sending::Sent;

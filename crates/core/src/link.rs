@@ -138,7 +138,7 @@ impl Link {
     }
 
     /// The beacon that makes the set readable at our own wish, if there is one already.
-    pub(crate) fn lit_beacon(&self) -> Option<&Beacon> {
+    pub(crate) fn made_beacon(&self) -> Option<&Beacon> {
         self.beacon.get()
     }
 

@@ -10,7 +10,7 @@ use alongside_sys::poll::{Ready, wait_any};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::incoming::{Incoming, Into, Step, Want};
+use crate::incoming::{Incoming, Step, Target, Want};
 use crate::link::{Link, token};
 use crate::message::{Buffer, Message};
 use crate::session::Session;
@@ -34,7 +34,7 @@ pub enum Received<B> {
 impl<B: Buffer> Session<B> {
     /// Asks for a message without sleeping. With `spin`, looks for a while if there is none.
     #[inline]
-    pub fn try_receive(&self, spin: bool, into: Option<Into<'_>>) -> Result<Received<B>, Error> {
+    pub fn try_receive(&self, spin: bool, into: Option<Target<'_>>) -> Result<Received<B>, Error> {
         self.check_ours()?;
         let Some(mut guard) = self.rx.try_lock() else { return Ok(Received::Long) };
         let rx = &mut *guard;
@@ -52,7 +52,7 @@ impl<B: Buffer> Session<B> {
 
     /// Asks for a message without waiting, however long it takes to copy; looks for the other side's
     /// death too.
-    pub fn receive_now(&self, into: Option<Into<'_>>) -> Result<Received<B>, Error> {
+    pub fn receive_now(&self, into: Option<Target<'_>>) -> Result<Received<B>, Error> {
         self.check_ours()?;
         let mut guard = self.rx.lock_for_sure();
         let rx = &mut *guard;
@@ -72,7 +72,7 @@ impl<B: Buffer> Session<B> {
     pub fn receive(
         &self,
         deadline: Deadline,
-        mut into: Option<Into<'_>>,
+        mut into: Option<Target<'_>>,
     ) -> Result<Received<B>, Error> {
         self.check_open()?;
         let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
@@ -102,7 +102,7 @@ impl<B: Buffer> Session<B> {
         &self,
         link: &Link,
         deadline: Deadline,
-        into: &mut Option<Into<'_>>,
+        into: &mut Option<Target<'_>>,
     ) -> Result<Received<B>, Error> {
         let begin = Instant::now();
         loop {
@@ -113,7 +113,7 @@ impl<B: Buffer> Session<B> {
                     return Err(self.closed());
                 }
                 let want =
-                    Want { into: into.as_mut().map(Into::again), has_turn: true, large: true };
+                    Want { into: into.as_mut().map(Target::again), has_turn: true, large: true };
                 let result = self.step(rx, link, want);
                 if !matches!(result, Ok(Received::Nothing)) {
                     self.settle(rx, link);
@@ -222,7 +222,7 @@ impl<B: Buffer> Session<B> {
     /// Leaves the poll set as those who watch it from outside, or sleep in it, need it: readable if
     /// something is there, and else armed, so that the next arrival makes it so.
     pub(crate) fn settle(&self, rx: &mut Incoming<B>, link: &Link) {
-        let Some(beacon) = link.lit_beacon() else { return };
+        let Some(beacon) = link.made_beacon() else { return };
         if self.ended.get().is_some() || rx.is_ready(link) {
             if !rx.beacon_is_lit {
                 beacon.light();

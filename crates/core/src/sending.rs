@@ -14,7 +14,7 @@ use crate::incoming::Incoming;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::{BARE_BYTES, Outgoing, bare};
-use crate::session::Session;
+use crate::session::{Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
 /// How long a sender of a large message looks for a block to come back before it makes more: some
@@ -124,6 +124,7 @@ impl<B: Buffer> Session<B> {
     ) -> Result<(), Error> {
         self.check_open()?;
         self.check_size(payload.len())?;
+        self.check_not_amid_a_send()?;
         let mut tx =
             self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
         let Some(link) = tx.link.clone() else { return Err(self.closed()) };
@@ -218,7 +219,7 @@ impl<B: Buffer> Session<B> {
             let completes = parts.peek().is_none() && !is_hello;
             let sent = loop {
                 match self.send_part(tx, link, part, completes, deadline) {
-                    Err(Error::Interrupted) if go_on() => {}
+                    Err(Error::Interrupted) if self.run_handlers(go_on) => {}
                     sent => break sent,
                 }
             };
@@ -232,6 +233,14 @@ impl<B: Buffer> Session<B> {
             tx.sent_bytes += payload.len() as u64;
         }
         Ok(())
+    }
+
+    /// Asks whether to go on, which may run signal handlers, which may use this session.
+    fn run_handlers(&self, go_on: &mut dyn FnMut() -> bool) -> bool {
+        self.interrupted_sender.store(this_thread(), Ordering::Relaxed);
+        let goes_on = go_on();
+        self.interrupted_sender.store(0, Ordering::Relaxed);
+        goes_on
     }
 
     /// A send that may not wait begins only if it can end without waiting.
@@ -342,6 +351,7 @@ impl<B: Buffer> Session<B> {
     /// that receives.
     pub fn ping(&self, deadline: Deadline) -> Result<Duration, Error> {
         self.check_open()?;
+        self.check_not_amid_a_send()?;
         let begin = Instant::now();
         let id = self.pings.fetch_add(1, Ordering::Relaxed) + 1;
         let link = {

@@ -20,7 +20,7 @@
 //! Sleeping is in two forms: a receiver sleeps in the link's poll set (one system call), everybody else
 //! who has to wait (for space, for a pong, for an exit) *attends*, see `attend.rs`.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ pub struct Session<B: Buffer> {
     pub(crate) turn: Timed<()>,
     pub(crate) ended: OnceLock<Error>,
     pub(crate) attenders: Mutex<Vec<Arc<Beacon>>>,
+    /// The thread that runs signal handlers amid a large message of its own; 0 for none.
+    pub(crate) interrupted_sender: AtomicUsize,
     pub(crate) pong_due: AtomicU64,
     pub(crate) pings: AtomicU64,
     pub(crate) last_pong: AtomicU64,
@@ -110,6 +112,7 @@ impl<B: Buffer> Session<B> {
             turn: Timed::new(()),
             ended: OnceLock::new(),
             attenders: Mutex::new(Vec::new()),
+            interrupted_sender: AtomicUsize::new(0),
             pong_due: AtomicU64::new(0),
             pings: AtomicU64::new(0),
             last_pong: AtomicU64::new(0),
@@ -182,6 +185,16 @@ impl<B: Buffer> Session<B> {
         }
     }
 
+    /// A signal handler that interrupted a send of this very thread would wait for itself.
+    pub(crate) fn check_not_amid_a_send(&self) -> Result<(), Error> {
+        if self.interrupted_sender.load(Ordering::Relaxed) == this_thread() {
+            return Err(Error::Busy(
+                "this signal handler has interrupted a send on the same session, which has to end first",
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn closed(&self) -> Error {
         self.ended.get().cloned().unwrap_or(Error::Closed { by_me: true })
     }
@@ -248,6 +261,12 @@ impl<B: Buffer> Session<B> {
         }
         Ok(all)
     }
+}
+
+/// A number that tells this thread from all others; never 0.
+pub(crate) fn this_thread() -> usize {
+    thread_local!(static PLACE: u8 = const { 0 });
+    PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
 
 impl<B: Buffer> Drop for Session<B> {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alongside_core::{Deadline, EndSignal, Error, Into, Message, Received, Sent, Session};
+use alongside_core::{Deadline, EndSignal, Error, Message, Received, Sent, Session, Target};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -134,10 +134,10 @@ impl Endpoint {
     }
 
     fn fill(&self, py: Python<'_>, loan: &mut Loan, until: Deadline) -> PyResult<usize> {
-        let first = self.core.try_receive(true, Some(Into { space: loan.space(), codec: RAW }));
+        let first = self.core.try_receive(true, Some(Target { space: loan.space(), codec: RAW }));
         let received = match first {
             Ok(Received::Nothing | Received::Long) => self.wait(py, |_| {
-                self.core.receive(until, Some(Into { space: loan.space(), codec: RAW }))
+                self.core.receive(until, Some(Target { space: loan.space(), codec: RAW }))
             })?,
             Ok(received) => received,
             Err(error) => return Err(self.failed(py, error)),
@@ -271,8 +271,8 @@ impl Endpoint {
     /// How the started program ended, as `subprocess` says it: its exit status, or minus the signal
     /// that ended it. None as long as it runs, or if the kernel does not tell.
     #[getter]
-    fn exit_status(&self) -> Option<i32> {
-        self.core.exit_status()
+    fn exit_status(&self, py: Python<'_>) -> Option<i32> {
+        py.detach(|| self.core.exit_status())
     }
 
     /// Send a message. It is in the other program's memory when this returns.

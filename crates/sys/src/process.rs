@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -14,6 +15,9 @@ use crate::poll::is_ready;
 const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
 /// `PIDFD_INFO_EXIT`: how it ended, also for processes that others reaped (Linux 6.15).
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// How often, and how long apart, a record that is being made is looked for.
+const RECORD_TRIES: u32 = 1000;
+const RECORD_PAUSE: Duration = Duration::from_micros(50);
 /// `PIDFD_SIGNAL_PROCESS_GROUP` (Linux 6.9).
 const SIGNAL_GROUP: libc::c_uint = 1 << 2;
 
@@ -50,6 +54,7 @@ impl EndSignal {
 pub struct Process {
     handle: Fd,
     pid: u32,
+    is_child: bool,
 }
 
 /// What the kernel tells about a process that lives.
@@ -68,7 +73,12 @@ pub struct Identity {
 impl Process {
     /// Holds the process that `handle` names.
     pub fn new(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
-        Ok(Process { handle: Fd::new(handle)?, pid })
+        Ok(Process { handle: Fd::new(handle)?, pid, is_child: false })
+    }
+
+    /// Holds a child of this process.
+    pub fn child(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
+        Ok(Process { is_child: true, ..Process::new(handle, pid)? })
     }
 
     /// Holds the process that has this number now.
@@ -135,8 +145,18 @@ impl Process {
                 status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal))
             }
             // Reaped by somebody else, by the kernel (SIGCHLD ignored), or never our child.
-            Ok(None) | Err(_) => self.recorded_exit(),
+            Ok(None) | Err(_) => self.recorded_exit().or_else(|| self.exit_being_recorded()),
         }
+    }
+
+    /// A child that somebody else is reaping at this moment: no longer ours to wait for, and its end
+    /// not on record yet.
+    fn exit_being_recorded(&self) -> Option<i32> {
+        let tries = if self.is_child && keeps_records() { RECORD_TRIES } else { 0 };
+        (0..tries).find_map(|_| {
+            std::thread::sleep(RECORD_PAUSE);
+            self.recorded_exit()
+        })
     }
 
     fn recorded_exit(&self) -> Option<i32> {
@@ -167,6 +187,14 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
+}
+
+/// Whether this kernel records how processes ended (Linux 6.15).
+fn keeps_records() -> bool {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 /// Field 22 of proc_pid_stat(5), clock ticks since boot, made into seconds since the epoch.

@@ -159,7 +159,7 @@ pub fn spawn(program: &Program<'_>) -> Result<Process, SpawnError> {
         errno: 0,
     };
     let (pid, handle) = clone_and_run(&mut plan).map_err(on_name)?;
-    let process = Process::new(handle, pid).map_err(on_name)?;
+    let process = Process::child(handle, pid).map_err(on_name)?;
     if plan.errno != 0 {
         let _ = process.exit_status();
         let path = if plan.failed_in_directory { program.directory } else { None };

@@ -141,6 +141,24 @@ fn without_the_fence_a_record_is_slept_through() {
     });
 }
 
+/// A change is published and its bell forgotten, as a count behind a large message once was: whoever
+/// armed in between sleeps for ever.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_publish_that_rings_nobody_is_slept_through() {
+    fn silent(producer: &mut Producer, ring: &Ring<'_, &Cells>) -> bool {
+        let _ = producer.publish(ring);
+        false
+    }
+    loom::model(|| {
+        let shared = Shared::new();
+        let theirs = Arc::clone(&shared);
+        let producer = thread::spawn(move || produce(&theirs, 1, silent));
+        consume(&shared, 1);
+        producer.join().unwrap();
+    });
+}
+
 /// Six records through a ring of four: places are reused, both sides wait for each other.
 #[test]
 fn a_place_is_reused_only_after_it_was_read() {
