@@ -1,7 +1,5 @@
 """The exceptions of the library, split by what a program can do about them."""
 
-from __future__ import annotations
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
@@ -22,9 +20,9 @@ class Closed(SessionEnded):
         by: "me" if it was closed here, "peer" if the other program closed it.
     """
 
-    def __init__(self, text: str, /, *, by: Literal["me", "peer"]) -> None:
+    def __init__(self, text: str, /, *, by: "Literal['me', 'peer']") -> None:
         super().__init__(text)
-        self.by: Literal["me", "peer"] = by
+        self.by: "Literal['me', 'peer']" = by
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, {"by": self.by})
@@ -119,13 +117,13 @@ class HandleLost(AlongsideError):
 
 
 def _rebuild(
-    kind: type[AlongsideError], args: tuple[object, ...], named: dict[str, object]
-) -> AlongsideError:
+    kind: "type[AlongsideError]", args: tuple[object, ...], named: dict[str, object]
+) -> "AlongsideError":
     """Make an exception again from its pickled parts."""
     return kind(*args, **named)
 
 
-def _as_public(kind: type[AlongsideError]) -> None:
+def _as_public(kind: "type[AlongsideError]") -> None:
     kind.__module__ = "alongside"
     for further in kind.__subclasses__():
         _as_public(further)

@@ -1,7 +1,5 @@
 """Sessions: what `alongside.Session` adds to its native half, and how one comes to be."""
 
-from __future__ import annotations
-
 import _thread
 import _weakref
 import atexit
@@ -55,11 +53,11 @@ class Session(_core.Endpoint):
         stdin, stdout, stderr: the pipes that `start` was asked for; else None.
     """
 
-    stdin: IO[bytes] | None = None
-    stdout: IO[bytes] | None = None
-    stderr: IO[bytes] | None = None
+    stdin: "IO[bytes] | None" = None
+    stdout: "IO[bytes] | None" = None
+    stderr: "IO[bytes] | None" = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> "Iterator[Any]":
         """Give each message as it arrives; end when the other program closes.
 
         Raises:
@@ -67,7 +65,7 @@ class Session(_core.Endpoint):
         """
         return self._messages(None)
 
-    def messages(self, type: type[_T]) -> Iterator[_T]:
+    def messages(self, type: "type[_T]") -> "Iterator[_T]":
         """Give each message as it arrives, checked and converted to `type`.
 
         Raises:
@@ -76,7 +74,7 @@ class Session(_core.Endpoint):
         """
         return self._messages(type)
 
-    def _messages(self, kind: type[_T] | None) -> Iterator[_T]:
+    def _messages(self, kind: "type[_T] | None") -> "Iterator[_T]":
         while True:
             try:
                 message = self.receive() if kind is None else self.receive(type=kind)
@@ -84,7 +82,7 @@ class Session(_core.Endpoint):
                 return
             yield message
 
-    def on_message(self, callback: Callable[[Any], object] | None, /) -> None:
+    def on_message(self, callback: "Callable[[Any], object] | None", /) -> None:
         """Call `callback(message)` for each message, in order, on the service thread.
 
         Messages that have arrived before go to the callback first. What it raises goes to
@@ -95,7 +93,7 @@ class Session(_core.Endpoint):
         """
         _service().on_message(self, callback)
 
-    def on_close(self, callback: Callable[[Exception], object] | None, /) -> None:
+    def on_close(self, callback: "Callable[[Exception], object] | None", /) -> None:
         """Call `callback(reason)` once when the session ends, on the service thread.
 
         `reason` is the exception that `receive` would raise: `Closed`, `PeerGone` or `Corrupt`.
@@ -104,7 +102,7 @@ class Session(_core.Endpoint):
         """
         _service().on_close(self, callback)
 
-    def on_error(self, callback: Callable[[Exception], object] | None, /) -> None:
+    def on_error(self, callback: "Callable[[Exception], object] | None", /) -> None:
         """Call `callback(exception)` with what another callback raised. None takes it away."""
         _service().on_error(self, callback)
 
@@ -138,14 +136,14 @@ class Session(_core.Endpoint):
         """
         return self._wait(timeout)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         # Who leaves with an exception does not want to wait for anybody.
         if self._is_ours:
@@ -173,20 +171,20 @@ Session.__module__ = "alongside"
 
 
 def start(
-    command: _Word | Sequence[_Word],
+    command: "_Word | Sequence[_Word]",
     /,
     *,
     hello: object = None,
     timeout: float | None = 10.0,
-    cwd: str | PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: _Stream = None,
-    stdout: _Stream = None,
-    stderr: _Stream = None,
+    cwd: "str | PathLike[str] | None" = None,
+    env: "Mapping[str, str] | None" = None,
+    stdin: "_Stream" = None,
+    stdout: "_Stream" = None,
+    stderr: "_Stream" = None,
     new_group: bool = False,
     die_with_parent: bool = False,
     max_message: int = 1 << 30,
-) -> Session:
+) -> "Session":
     """Start a program and give the session with it, once it has taken that up.
 
     The program calls `alongside.session()`. Its standard streams are its own.
@@ -263,7 +261,7 @@ if TYPE_CHECKING:
     def session(*, required: bool = ...) -> Session | None: ...
 
 
-def session(*, required: bool = False) -> Session | None:
+def session(*, required: bool = False) -> "Session | None":
     """Give the session that this program was started with; None if nobody waits for it.
 
     Every call gives the same session.
@@ -293,7 +291,7 @@ def session(*, required: bool = False) -> Session | None:
 
 
 _ADOPT_TIMEOUT = 10.0
-_adopted: list[Session] = []
+_adopted: "list[Session]" = []
 
 
 def _limit(timeout: float | None) -> float | None:
@@ -301,7 +299,7 @@ def _limit(timeout: float | None) -> float | None:
     return None if os.environ.get("ALONGSIDE_NO_DEADLINES") == "1" and timeout else timeout
 
 
-def _command(command: _Word | Sequence[_Word]) -> list[str]:
+def _command(command: "_Word | Sequence[_Word]") -> list[str]:
     """Give the words of a command; a Python file gets its interpreter."""
     words = [command] if isinstance(command, str | bytes | os.PathLike) else list(command)
     if not words:
@@ -319,7 +317,7 @@ def _command(command: _Word | Sequence[_Word]) -> list[str]:
     return [sys.executable, *named]
 
 
-def _environment(env: Mapping[str, str] | None) -> list[bytes]:
+def _environment(env: "Mapping[str, str] | None") -> list[bytes]:
     pairs = os.environ if env is None else env
     return [os.fsencode(key) + b"=" + os.fsencode(value) for key, value in pairs.items()]
 
@@ -327,7 +325,7 @@ def _environment(env: Mapping[str, str] | None) -> list[bytes]:
 class _Pipes:
     """The standard streams of a program that is being started."""
 
-    def __init__(self, **streams: _Stream) -> None:
+    def __init__(self, **streams: "_Stream") -> None:
         self.theirs: list[int | None] = []
         self._ours: list[int | None] = []
         self._to_close: list[int] = []
@@ -341,7 +339,7 @@ class _Pipes:
             self.close_ours()
             raise
 
-    def _open(self, stream: _Stream, *, reads: bool) -> tuple[int | None, int | None]:
+    def _open(self, stream: "_Stream", *, reads: bool) -> tuple[int | None, int | None]:
         if stream is None:
             return None, None
         if stream == PIPE:
@@ -379,8 +377,8 @@ class _Pipes:
             pass
         return end
 
-    def files(self) -> list[IO[bytes] | None]:
-        files: list[IO[bytes] | None] = [
+    def files(self) -> "list[IO[bytes] | None]":
+        files: "list[IO[bytes] | None]" = [
             None if fd is None else open(fd, "wb" if place == 0 else "rb")  # noqa: SIM115 - handed out
             for place, fd in enumerate(self._ours)
         ]
@@ -391,10 +389,10 @@ class _Pipes:
 # ---- ends ------------------------------------------------------------------------------------
 
 _lock = _thread.RLock()
-_open: dict[int, _weakref.ReferenceType[Session]] = {}
+_open: "dict[int, _weakref.ReferenceType[Session]]" = {}
 
 
-def _remember(session: Session) -> None:
+def _remember(session: "Session") -> None:
     """Close the session in order when the interpreter ends."""
     key = id(session)
     with _lock:
@@ -404,7 +402,7 @@ def _remember(session: Session) -> None:
         _open[key] = _weakref.ref(session, lambda _: _open.pop(key, None))
 
 
-def _forget(session: Session) -> None:
+def _forget(session: "Session") -> None:
     with _lock:
         _open.pop(id(session), None)
     if service := sys.modules.get("alongside._service"):
@@ -421,7 +419,7 @@ def _close_all() -> None:
     _open.clear()
 
 
-def _service() -> Service:
+def _service() -> "Service":
     from ._service import the_service
 
     return the_service

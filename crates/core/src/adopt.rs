@@ -99,7 +99,7 @@ pub fn adopt<B: Buffer>(
         peer: Arc::clone(&starter),
     })
     .map_err(&os)?;
-    let others = Others { peer: starter, child: None, has_group: false, fate };
+    let others = Others { peer: starter, uid: starter_uid, child: None, has_group: false, fate };
     let session = Session::new(link, others);
     match session.receive(deadline, None)? {
         Received::Message(hello) if hello.is_hello => Ok((session, hello)),

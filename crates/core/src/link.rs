@@ -60,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) peer: Arc<Process>,
     peer_over: AtomicBool,
     beacon: OnceLock<Beacon>,
+    /// Whether the first ring of the data bell is followed by a yield.
+    is_new: AtomicBool,
 }
 
 impl Link {
@@ -83,6 +85,7 @@ impl Link {
             peer: parts.peer,
             peer_over: AtomicBool::new(false),
             beacon: OnceLock::new(),
+            is_new: AtomicBool::new(parts.side == Side::Joiner),
         })
     }
 
@@ -108,7 +111,13 @@ impl Link {
 
     /// Wakes the other side's reader.
     pub(crate) fn ring_data(&self) -> Result<(), Error> {
-        self.data_bell.ring().map_err(Error::os("ringing the other program"))
+        let rung = self.data_bell.ring().map_err(Error::os("ringing the other program"));
+        // A starter that waits for a program's first word sits on that program's processor and is not
+        // let in there by being woken: without the yield it waits 0.6 to 1.4 ms, with it 0.02.
+        if self.is_new.load(Ordering::Relaxed) && self.is_new.swap(false, Ordering::Relaxed) {
+            alongside_sys::yield_now();
+        }
+        rung
     }
 
     /// Wakes the other side's writer.

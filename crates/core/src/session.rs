@@ -64,6 +64,8 @@ pub struct Statistics {
 pub(crate) struct Others {
     /// Whom we talk to.
     pub(crate) peer: Arc<Process>,
+    /// The user it runs as, as the kernel recorded it when the connection was made.
+    pub(crate) uid: u32,
     /// What was started, if it was us who started.
     pub(crate) child: Option<Arc<Process>>,
     /// Whether the child leads a process group.
@@ -122,7 +124,7 @@ impl<B: Buffer> Session<B> {
             wakeups: AtomicU64::new(0),
             spins_paid: AtomicU64::new(0),
             generation: fork::generation(),
-            identity: others.peer.identity(),
+            identity: others.peer.identity(others.uid),
             peer: others.peer,
             child: others.child,
             has_group: others.has_group,
@@ -174,6 +176,12 @@ impl<B: Buffer> Session<B> {
     /// longer is cheaper.
     pub fn set_contended(&self, is_contended: bool) {
         self.spin.set_contended(is_contended);
+    }
+
+    /// What `set_contended` was told last.
+    #[inline]
+    pub fn is_contended(&self) -> bool {
+        self.spin.is_contended()
     }
 
     /// Why the session is over on this side, if it is.

@@ -40,7 +40,7 @@ impl Spin {
             Some(theirs) if theirs != cpu => {}
             _ => return None,
         }
-        if self.is_contended.load(Ordering::Relaxed) {
+        if self.is_contended() {
             return Some(CONTENDED);
         }
         let expected = self.expected_ns.load(Ordering::Relaxed);
@@ -65,6 +65,11 @@ impl Spin {
                 return false;
             }
         }
+    }
+
+    /// Whether coming back from a sleep is dear.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.is_contended.load(Ordering::Relaxed)
     }
 
     /// Says whether coming back from a sleep is dear.

@@ -148,9 +148,10 @@ pub fn start<B: Buffer>(
     }
     let (packet, files) = await_adopter(&meeting, &spawned.process, deadline, go_on)?;
     drop(meeting);
-    let link = complete(half, packet, files, &spawned.process, life.as_deref())?;
+    let (link, uid) = complete(half, packet, files, &spawned.process, life.as_deref())?;
     let others = Others {
         peer: Arc::clone(&link.peer),
+        uid,
         child: Some(Arc::clone(&spawned.process)),
         has_group: options.new_group,
         fate: None,
@@ -250,14 +251,14 @@ fn await_adopter(
     }
 }
 
-/// Checks who adopted, sends the offer, and makes the link of both halves.
+/// Checks who adopted, sends the offer, and makes the link of both halves; says the adopter's user.
 fn complete(
     half: Half,
     packet: Packet,
     files: Vec<OwnedFd>,
     child: &Arc<Process>,
     life: Option<&Life>,
-) -> Result<Link, Error> {
+) -> Result<(Link, u32), Error> {
     let os = Error::os("handing the session over");
     let found = files.len();
     let Ok([control, data_ear, space_ear]) = <[OwnedFd; 3]>::try_from(files) else {
@@ -293,7 +294,7 @@ fn complete(
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
         Err(errno) => return Err(os(errno)),
     }
-    Link::new(Parts {
+    let link = Link::new(Parts {
         memory: half.memory,
         layout: half.layout,
         side: Side::Creator,
@@ -304,5 +305,6 @@ fn complete(
         space_ear,
         peer,
     })
-    .map_err(os)
+    .map_err(os)?;
+    Ok((link, uid))
 }

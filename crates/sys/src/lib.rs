@@ -33,6 +33,11 @@ pub fn current_cpu() -> u32 {
     rustix::thread::sched_getcpu() as u32
 }
 
+/// Lets others run on this processor first.
+pub fn yield_now() {
+    rustix::thread::sched_yield();
+}
+
 /// This process.
 pub fn own_pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get() as u32

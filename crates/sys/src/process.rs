@@ -1,6 +1,7 @@
 #![allow(unsafe_code)]
 //! A process, held by a handle that cannot be mistaken: a pid is reused, a pidfd is not.
 
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -170,14 +171,14 @@ impl Process {
         Some(if signal != 0 { -signal } else { code })
     }
 
-    /// What the kernel says about it. Meaningful if it lives after the question, too.
-    pub fn identity(&self) -> Identity {
+    /// What the kernel says about it, which runs as `uid`. Meaningful if it lives after the question,
+    /// too.
+    pub fn identity(&self, uid: u32) -> Identity {
         let proc = PathBuf::from(format!("/proc/{}", self.pid));
         Identity {
             pid: self.pid,
             start_time_s: start_time_s(&proc).unwrap_or(0.0),
-            uid: std::fs::metadata(&proc)
-                .map_or(u32::MAX, |meta| std::os::unix::fs::MetadataExt::uid(&meta)),
+            uid,
             executable: std::fs::read_link(proc.join("exe")).ok(),
         }
     }
@@ -199,7 +200,10 @@ fn keeps_records() -> bool {
 
 /// Field 22 of proc_pid_stat(5), clock ticks since boot, made into seconds since the epoch.
 fn start_time_s(proc: &std::path::Path) -> Option<f64> {
-    let stat = std::fs::read(proc.join("stat")).ok()?;
+    // One read of one page holds all of it; the length that the file claims is 0.
+    let mut page = [0; 4096];
+    let length = std::fs::File::open(proc.join("stat")).ok()?.read(&mut page).ok()?;
+    let stat = &page[..length];
     // The name in field 2 may hold anything, parentheses included: fields count from the last one.
     let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?;
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn our_own_identity_is_right() {
-        let me = Process::open(crate::own_pid()).unwrap().identity();
+        let me = Process::open(crate::own_pid()).unwrap().identity(crate::own_uid());
         assert_eq!(me.uid, crate::own_uid());
         assert_eq!(me.executable, std::env::current_exe().ok());
         assert!(me.start_time_s > 1.7e9, "{me:?}");
