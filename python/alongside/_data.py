@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TEXT_WITH_SURROGATES = 1
 _DATETIME = 2
+_REMEMBERED = 1000
 
 
 def _extension(code: int, payload: memoryview) -> object:
@@ -44,10 +45,33 @@ def decode(body: bytes) -> object:
         raise Invalid(msg, data=body) from error
 
 
+_checked: dict[object, object] = {}
+
+
+def check_type(to: object) -> None:
+    """Raise TypeError for a type that no message can be checked against.
+
+    Meant to be called before a message is taken: a slip in the type shall cost none.
+    """
+    try:
+        if to in _checked:
+            return
+    except TypeError:
+        pass
+    msgspec.msgpack.Decoder(to)
+    if len(_checked) < _REMEMBERED:
+        _checked[to] = None
+
+
 def convert(data: object, to: type[_T]) -> _T:
     """Give `data` as a `to`, checked."""
     try:
         return msgspec.convert(data, to, builtin_types=(bytes, bytearray, datetime))
     except msgspec.ValidationError as error:
-        msg = f"the message does not fit {getattr(to, '__name__', to)}: {error}"
+        msg = f"the message does not fit {_shown(to)}: {error}"
         raise Invalid(msg, data=data) from error
+
+
+def _shown(to: object) -> str:
+    """Give a type as people write it."""
+    return to.__qualname__ if type(to) is type else str(to)

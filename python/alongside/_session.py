@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ._service import Service
 
+    _Callback: TypeAlias = Callable[[Any], object]
     _Word: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
     _Stream: TypeAlias = int | _HasFileno | None
 
@@ -35,6 +36,7 @@ DEVNULL = -3
 
 _CLOSE_TIMEOUT = 5.0
 _STDERR_SHOWN = 64 * 1024
+_PIPE_BYTES = 1024 * 1024
 
 
 class Session(_core.Endpoint):
@@ -75,6 +77,9 @@ class Session(_core.Endpoint):
         return self._messages(type)
 
     def _messages(self, kind: "type[_T] | None") -> "Iterator[_T]":
+        if self._is_closed:
+            # Iterating over what was closed here before is a mistake, not an end.
+            self.receive()
         while True:
             try:
                 message = self.receive() if kind is None else self.receive(type=kind)
@@ -91,7 +96,7 @@ class Session(_core.Endpoint):
         Raises:
             Closed, PeerGone: the session is over and nothing is left to deliver.
         """
-        _service().on_message(self, callback)
+        _service().on_message(self, _callable(callback))
 
     def on_close(self, callback: "Callable[[Exception], object] | None", /) -> None:
         """Call `callback(reason)` once when the session ends, on the service thread.
@@ -100,11 +105,11 @@ class Session(_core.Endpoint):
         With an `on_message` callback, all messages come before it. Closing from here is no news and
         calls nothing. None takes it away.
         """
-        _service().on_close(self, callback)
+        _service().on_close(self, _callable(callback))
 
     def on_error(self, callback: "Callable[[Exception], object] | None", /) -> None:
         """Call `callback(exception)` with what another callback raised. None takes it away."""
-        _service().on_error(self, callback)
+        _service().on_error(self, _callable(callback))
 
     def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> int:
         """End the session in order. The other program is not ended.
@@ -150,7 +155,7 @@ class Session(_core.Endpoint):
             self.close(timeout=_CLOSE_TIMEOUT if kind is None else 0)
 
     def __del__(self) -> None:
-        if sys is None or not self._is_ours or self._is_closed:
+        if sys is None or not self._is_ours or self._is_closed or self in _kept:
             return
         # One that the other side has ended is only being tidied away.
         if self._end_reason() is None:
@@ -165,6 +170,21 @@ class Session(_core.Endpoint):
 
 
 Session.__module__ = "alongside"
+
+
+def _callable(callback: "_Callback | None") -> "_Callback | None":
+    """Refuse at once what could only fail at each message."""
+    if callback is not None and not callable(callback):
+        msg = f"{callback!r} cannot be called; a callback is a function, or None to take it away"
+        raise TypeError(msg)
+    code = getattr(callback, "__code__", None)
+    if code is not None and code.co_flags & _COROUTINE:
+        msg = f"{callback!r} is an async function, which nobody here would await"
+        raise TypeError(msg)
+    return callback
+
+
+_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
 
 # ---- beginnings ------------------------------------------------------------------------------
@@ -194,7 +214,7 @@ def start(
             under this interpreter; one without a slash is looked up in PATH. No shell is involved.
         hello: the first data; the program finds it as `session.hello`.
         timeout: seconds until the program must have taken up its session; None for ever.
-        cwd: where it starts.
+        cwd: where it starts; a relative path of a program is looked up from there.
         env: its whole environment; None for this program's.
         stdin: None for this program's own, `PIPE`, `DEVNULL`, a file or a descriptor, as with
             `subprocess`.
@@ -218,7 +238,7 @@ def start(
         ...     child.receive(timeout=5)
         42
     """
-    words = _command(command)
+    words = _command(command, cwd)
     if not 0 < max_message <= 1 << 62:
         msg = f"max_message is {max_message}, it must be at least 1 and at most 2**62"
         raise ValueError(msg)
@@ -238,12 +258,12 @@ def start(
     except StartFailed as error:
         pipes.close_theirs()
         error.stderr = pipes.end_of_stderr()
-        if error.stderr:
-            error.add_note(error.stderr.decode(errors="backslashreplace").rstrip())
+        _add_hints(error, words, error.stderr)
         pipes.close_ours()
         raise
-    except BaseException:
+    except BaseException as error:
         pipes.close_theirs()
+        _add_hints(error, words, pipes.end_of_stderr())
         pipes.close_ours()
         raise
     pipes.close_theirs()
@@ -299,7 +319,7 @@ def _limit(timeout: float | None) -> float | None:
     return None if os.environ.get("ALONGSIDE_NO_DEADLINES") == "1" and timeout else timeout
 
 
-def _command(command: "_Word | Sequence[_Word]") -> list[str]:
+def _command(command: "_Word | Sequence[_Word]", cwd: "str | PathLike[str] | None") -> list[str]:
     """Give the words of a command; a Python file gets its interpreter."""
     words = [command] if isinstance(command, str | bytes | os.PathLike) else list(command)
     if not words:
@@ -312,14 +332,36 @@ def _command(command: "_Word | Sequence[_Word]") -> list[str]:
         msg = f"{named[0]!r} needs an interpreter, and this frozen application is none: name one"
         raise ValueError(msg)
     # A missing file would be Python's own complaint otherwise, on stderr.
-    with open(named[0], "rb"):
-        pass
+    try:
+        os.stat(named[0] if cwd is None else os.path.join(cwd, named[0]))
+    except FileNotFoundError as error:
+        _add_hints(error, named, None)
+        raise
     return [sys.executable, *named]
+
+
+def _add_hints(error: BaseException, words: list[str], stderr: bytes | None) -> None:
+    """Tell what the program said, and what a newcomer may have meant."""
+    if stderr:
+        error.add_note(stderr.decode(errors="backslashreplace").rstrip())
+    if isinstance(error, FileNotFoundError) and len(words) == 1 and " " in words[0]:
+        error.add_note('a command with arguments is a list, like ["python", "editor.py"]; no shell')
 
 
 def _environment(env: "Mapping[str, str] | None") -> list[bytes]:
     pairs = os.environ if env is None else env
     return [os.fsencode(key) + b"=" + os.fsencode(value) for key, value in pairs.items()]
+
+
+def _enlarge(pipe: int) -> None:
+    """Give a pipe room, for nobody reads it until the program has taken up its session."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        # Beyond what this user may have; the usual size has to do.
+        return
 
 
 class _Pipes:
@@ -344,6 +386,7 @@ class _Pipes:
             return None, None
         if stream == PIPE:
             read, write = os.pipe()
+            _enlarge(read)
             ours, theirs = (write, read) if reads else (read, write)
             self._to_close.append(theirs)
             return ours, theirs
@@ -365,7 +408,7 @@ class _Pipes:
 
     def end_of_stderr(self) -> bytes | None:
         """Give the end of what is in the pipe now."""
-        fd = self._ours[2]
+        fd = self._ours[2] if self._ours else None
         if fd is None:
             return None
         os.set_blocking(fd, False)
@@ -389,6 +432,7 @@ class _Pipes:
 # ---- ends ------------------------------------------------------------------------------------
 
 _lock = _thread.RLock()
+_kept: "list[Session]" = []
 _open: "dict[int, _weakref.ReferenceType[Session]]" = {}
 
 
@@ -414,7 +458,13 @@ def _close_all() -> None:
         service.the_service.stop()
     for reference in list(_open.values()):
         session = reference()
-        if session is not None and session._is_ours:
+        if session is None or not session._is_ours:
+            continue
+        # A traceback ends this program: to the other side that is a death, not a close.
+        if getattr(sys, "last_value", None) is not None:
+            session._disown()
+            _kept.append(session)
+        else:
             session._close(0)
     _open.clear()
 

@@ -46,6 +46,34 @@ def test_receive_is_refused_while_a_callback_is_set(echo, inbox):
     assert echo.receive() == 2
 
 
+def test_what_cannot_be_called_is_refused_at_once(echo):
+    async def later(message):
+        pass
+
+    for setter in (echo.on_message, echo.on_close, echo.on_error):
+        with pytest.raises(TypeError, match="cannot be called"):
+            setter(5)
+        with pytest.raises(TypeError, match="async"):
+            setter(later)
+    echo.send(1)
+    assert echo.receive() == 1
+
+
+def test_a_callback_that_pauses_makes_no_sender_busy(echo, inbox):
+    """Full everywhere for a moment, while arrivals are being handed out, is no standstill."""
+    gate = threading.Event()
+
+    def slow(message):
+        gate.wait()
+        inbox.put(message)
+
+    echo.on_message(slow)
+    threading.Timer(1.5, gate.set).start()
+    for i in range(15_000):
+        echo.send([i, "x" * 2000])
+    assert [inbox.get()[0] for _ in range(15_000)] == list(range(15_000))
+
+
 def test_a_callback_may_send_and_receive_on_other_sessions(program, inbox):
     one, other = (program("for m in s: s.send(m + 1)") for _ in range(2))
     one.on_message(lambda m: (other.send(m), inbox.put(other.receive())))

@@ -59,10 +59,21 @@ def test_a_normal_exit_closes_in_order(program):
     assert caught.value.exit_status == 3
 
 
-def test_an_exception_closes_in_order_too(program):
-    session = program("s.send('before'); raise SystemExit(4)")
+def test_a_sys_exit_closes_in_order_too(program):
+    session = program("s.send('before'); sys.exit(4)")
     assert list(session) == ["before"]
     assert session.wait() == 4
+
+
+def test_a_program_that_ends_with_a_traceback_is_gone_and_not_closed(program):
+    """Else a loop over its messages would end as if all of them had come."""
+    session = program("s.send('before'); 1 / 0", stderr=alongside.DEVNULL)
+    assert session.receive() == "before"
+    with pytest.raises(alongside.PeerGone) as caught:
+        session.receive()
+    assert caught.value.exit_status == 1
+    with pytest.raises(alongside.PeerGone):
+        list(session)
 
 
 def test_both_may_close_at_once(program):
@@ -87,7 +98,8 @@ def test_a_closed_session_refuses_everything_and_says_why(echo):
             call()
         assert caught.value.by == "me"
     assert not echo.alive
-    assert list(echo) == []
+    with pytest.raises(alongside.Closed):
+        list(echo)
     assert "closed" in repr(echo)
     assert echo.peer.pid
 

@@ -129,6 +129,14 @@ def test_types_are_checked_and_the_message_is_kept_in_the_error(echo):
     assert echo.alive
 
 
+def test_a_type_that_is_none_costs_no_message(echo):
+    echo.send([1])
+    for slip in ("A", 5, list[object()]):
+        with pytest.raises(TypeError):
+            echo.receive(type=slip)
+    assert echo.receive(type=list[int]) == [1]
+
+
 class Color(enum.IntEnum):
     RED = 1
 

@@ -50,6 +50,22 @@ def test_a_python_file_runs_under_this_interpreter(tmp_path):
         assert session.receive() == [sys.executable]
 
 
+def test_a_relative_python_file_is_looked_up_from_where_the_program_starts(tmp_path):
+    (tmp_path / "plug.py").write_text(PROGRAM + "s.send('found')")
+    with alongside.start(["plug.py"], cwd=tmp_path) as session:
+        assert session.receive() == "found"
+    with pytest.raises(FileNotFoundError):
+        alongside.start(["plug.py"])
+
+
+def test_much_is_said_before_the_session_is_taken_up():
+    source = "import sys; sys.stderr.write('e' * 500_000); sys.exit(5)"
+    with pytest.raises(alongside.StartFailed) as caught:
+        alongside.start([sys.executable, "-c", source], stderr=alongside.PIPE)
+    assert caught.value.exit_status == 5
+    assert caught.value.stderr == b"e" * (64 << 10)
+
+
 def test_directory_and_environment_are_the_given_ones(tmp_path):
     source = "import os; s.send([os.getcwd(), dict(os.environ)])"
     env = {**os.environ, "WORD": "is here", "UTF": "é\udc80"}
@@ -280,6 +296,12 @@ def test_what_cannot_be_run_is_the_matching_error_with_its_path(name, error):
     assert caught.value.filename == name
 
 
+def test_a_command_that_was_meant_as_a_list_is_hinted_at():
+    with pytest.raises(FileNotFoundError) as caught:
+        alongside.start("python editor.py")
+    assert "is a list" in caught.value.__notes__[0]
+
+
 def test_a_file_that_is_no_program_is_an_os_error(tmp_path):
     file = tmp_path / "empty"
     file.write_text("")
@@ -325,8 +347,11 @@ def test_an_early_death_is_an_error_at_once():
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_program_that_never_adopts_times_out_and_is_ended():
-    with pytest.raises(alongside.TimedOut, match=re.escape("alongside.session()")):
-        alongside.start(["sleep", "1000"], timeout=0.05)
+    command = ["sh", "-c", "echo warming up >&2; exec sleep 1000"]
+    with pytest.raises(alongside.TimedOut, match=re.escape("alongside.session()")) as caught:
+        alongside.start(command, timeout=0.2, stderr=alongside.PIPE)
+    assert caught.value.__notes__ == ["warming up"]
+    assert "echo warming up" in str(caught.value)
 
 
 def test_a_program_that_lets_go_of_its_session_fails_at_once():

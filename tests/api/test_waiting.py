@@ -167,6 +167,15 @@ def test_two_sides_that_never_receive_are_told_instead_of_hanging(program):
     session.stdout.close()
 
 
+def test_waiting_for_the_end_of_a_program_that_waits_for_room_is_told_instead_of_hanging(program):
+    session = program("for i in range(30_000): s.send(bytes(2000))")
+    with pytest.raises(alongside.Busy, match="receive first"):
+        session.wait()
+    for _ in range(30_000):
+        session.receive()
+    assert session.wait() == 0
+
+
 def test_a_large_message_to_a_reader_that_is_asleep_for_good_ends_at_the_deadline(program):
     session = program("time.sleep(1000)", max_message=8 << 20)
     session.send(bytes(8 << 20))

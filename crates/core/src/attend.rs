@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alongside_sys::poll::{Beacon, wait_any};
 
@@ -18,6 +19,9 @@ use crate::error::Error;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::session::Session;
+
+/// So often is looked whether a full inbox stands still.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Asked before each sleep, and told whether the inbox has room: the result, or not yet.
 type Done<'a, T> = &'a mut dyn FnMut(bool) -> Result<Option<T>, Error>;
@@ -46,7 +50,11 @@ impl<B: Buffer> Session<B> {
             if let Some(result) = done(!take_in || room)? {
                 return Ok(result);
             }
-            self.sleep(link, deadline, extra, &beacon, room)?;
+            let end = if take_in && !room { deadline.at_most(LOOK_AGAIN) } else { deadline };
+            match self.sleep(link, end, extra, &beacon, room) {
+                Err(Error::TimedOut) if !deadline.is_over() => {}
+                slept => slept?,
+            }
         }
     }
 

@@ -31,6 +31,14 @@ impl Deadline {
         }
     }
 
+    /// This one, but not later than so long from now.
+    pub(crate) fn at_most(self, from_now: Duration) -> Deadline {
+        match self.left() {
+            Some(left) if left <= from_now => self,
+            _ => Deadline::after(Some(from_now)),
+        }
+    }
+
     /// Whether it has passed.
     pub fn is_over(self) -> bool {
         self.left() == Some(Duration::ZERO)

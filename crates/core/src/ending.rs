@@ -8,7 +8,6 @@ use alongside_sys::process::Process;
 
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::incoming::Incoming;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::Outgoing;
@@ -23,20 +22,9 @@ impl<B: Buffer> Session<B> {
         error
     }
 
-    /// As `fail`, for somebody who holds `rx`.
-    pub(crate) fn fail_in(&self, rx: &Incoming<B>, error: Error) -> Error {
-        if error.ends_the_session() && self.ended.set(error.clone()).is_ok() {
-            if let Some(Ok(beacon)) = rx.link.as_ref().map(|link| link.beacon()) {
-                beacon.light();
-            }
-            self.light_attenders();
-        }
-        error
-    }
-
     /// Lets everybody who sleeps in this process look again.
     fn wake_everybody(&self) {
-        let link = self.rx.lock_for_sure().link.clone();
+        let link = self.link.lock().ok().and_then(|link| link.upgrade());
         if let Some(link) = link
             && let Ok(beacon) = link.beacon()
         {
@@ -129,8 +117,12 @@ impl<B: Buffer> Session<B> {
                     Err(errno) => return Err(Error::os("waiting for the program's end")(errno)),
                 }
             };
-            let over = self.attend(&link, deadline, Some(child.as_fd()), true, &mut |_room| {
-                Ok((child.is_over() || self.ended.get().is_some()).then_some(()))
+            let mut since = None;
+            let over = self.attend(&link, deadline, Some(child.as_fd()), true, &mut |room| {
+                if child.is_over() || self.ended.get().is_some() {
+                    return Ok(Some(()));
+                }
+                self.check_standstill(&link, room, &mut since).map(|()| None)
             });
             match over {
                 Ok(()) | Err(Error::Corrupt(_)) => {}

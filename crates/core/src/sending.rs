@@ -17,6 +17,8 @@ use crate::outgoing::{BARE_BYTES, Outgoing, bare};
 use crate::session::{Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
+/// How long both sides may stand still, each waiting for the other to receive, before that is an error.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// How long a sender of a large message looks for a block to come back before it makes more: some
 /// copies of a block take that long.
 const BLOCK_PATIENCE: Duration = Duration::from_micros(100);
@@ -170,27 +172,49 @@ impl<B: Buffer> Session<B> {
         {
             return tx.has_space(&ring, payload_bytes).map(drop);
         }
+        let mut since = None;
         let result = self.attend(link, deadline, None, true, &mut |room| {
             tx.producer.arm(&ring);
             if tx.has_space(&ring, payload_bytes)? {
                 return Ok(Some(()));
             }
             self.check_listener(tx, link)?;
-            self.check_mutual_wait(link, room)
+            self.check_standstill(link, room, &mut since).map(|()| None)
         });
         tx.producer.disarm(&ring);
         result
     }
 
-    /// Two sides that wait for space from each other, with every place taken, would wait for ever.
-    fn check_mutual_wait(&self, link: &Link, room: bool) -> Result<Option<()>, Error> {
-        let rx = self.rx.lock_for_sure();
-        if !room && rx.consumer.producer_sleeps(&link.incoming()) {
-            return Err(Error::Busy(
-                "both programs wait for the other to receive, and there is no room for more",
-            ));
+    /// Two sides that wait for each other, with every place taken, would wait for ever. Nobody is told
+    /// so while another thread here hands arrivals to callbacks, or as long as anything moves.
+    pub(crate) fn check_standstill(
+        &self,
+        link: &Link,
+        room: bool,
+        since: &mut Option<(Instant, u64)>,
+    ) -> Result<(), Error> {
+        let (peer_waits, taken) = {
+            let rx = self.rx.lock_for_sure();
+            (rx.consumer.producer_sleeps(&link.incoming()), rx.delivered)
+        };
+        let served_by = self.served_by.load(Ordering::Relaxed);
+        let is_served = served_by != 0 && served_by != this_thread();
+        if room || !peer_waits || is_served {
+            *since = None;
+            return Ok(());
         }
-        Ok(None)
+        match since {
+            Some((begin, then)) if *then == taken => {
+                if begin.elapsed() >= STANDSTILL {
+                    return Err(Error::Busy(
+                        "both programs wait for the other to receive, and there is no room for more\n\
+                         receive first, or receive in another thread or with on_message()",
+                    ));
+                }
+            }
+            _ => *since = Some((Instant::now(), taken)),
+        }
+        Ok(())
     }
 
     /// Sends a message in parts. Once begun, it ends whole or is abandoned.
@@ -334,6 +358,7 @@ impl<B: Buffer> Session<B> {
         if deadline == Deadline::Now {
             return Err(Error::WouldBlock);
         }
+        let mut since = None;
         let result = self.attend(link, deadline, None, true, &mut |room| {
             tx.producer.arm(&ring);
             tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
@@ -341,7 +366,7 @@ impl<B: Buffer> Session<B> {
                 return Ok(Some(block));
             }
             self.check_listener(tx, link)?;
-            self.check_mutual_wait(link, room).map(|_| None)
+            self.check_standstill(link, room, &mut since).map(|()| None)
         });
         tx.producer.disarm(&ring);
         result
@@ -365,12 +390,13 @@ impl<B: Buffer> Session<B> {
                 .map_err(|error| self.fail(error))?;
             link
         };
-        self.attend(&link, deadline, None, true, &mut |_room| {
+        let mut since = None;
+        self.attend(&link, deadline, None, true, &mut |room| {
             if self.last_pong.load(Ordering::Relaxed) >= id {
                 return Ok(Some(begin.elapsed()));
             }
             self.check_peer(&self.rx.lock_for_sure(), &link)?;
-            Ok(None)
+            self.check_standstill(&link, room, &mut since).map(|()| None)
         })
         .map_err(|error| self.fail(error))
     }

@@ -21,7 +21,7 @@
 //! who has to wait (for space, for a pong, for an exit) *attends*, see `attend.rs`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use alongside_sys::fork;
@@ -82,6 +82,12 @@ pub struct Session<B: Buffer> {
     pub(crate) turn: Timed<()>,
     pub(crate) ended: OnceLock<Error>,
     pub(crate) attenders: Mutex<Vec<Arc<Beacon>>>,
+    /// For waking without `rx`, whose holder may be waiting for somebody who wants to wake.
+    pub(crate) link: Mutex<Weak<Link>>,
+    /// The thread that runs callbacks for arrivals; 0 if there are none.
+    pub(crate) served_by: AtomicUsize,
+    /// Ends without a word when dropped: the process is dying.
+    is_disowned: AtomicBool,
     /// The thread that runs signal handlers amid a large message of its own; 0 for none.
     pub(crate) interrupted_sender: AtomicUsize,
     pub(crate) pong_due: AtomicU64,
@@ -106,6 +112,7 @@ impl<B: Buffer> Session<B> {
     pub(crate) fn new(link: Link, others: Others) -> Session<B> {
         let link = Arc::new(link);
         let longest_inline = link.outgoing().longest_payload() as usize;
+        let weak = Arc::downgrade(&link);
         Session {
             max_message_bytes: link.layout.max_message_bytes,
             longest_inline,
@@ -114,6 +121,9 @@ impl<B: Buffer> Session<B> {
             turn: Timed::new(()),
             ended: OnceLock::new(),
             attenders: Mutex::new(Vec::new()),
+            link: Mutex::new(weak),
+            served_by: AtomicUsize::new(0),
+            is_disowned: AtomicBool::new(false),
             interrupted_sender: AtomicUsize::new(0),
             pong_due: AtomicU64::new(0),
             pings: AtomicU64::new(0),
@@ -176,6 +186,18 @@ impl<B: Buffer> Session<B> {
     /// longer is cheaper.
     pub fn set_contended(&self, is_contended: bool) {
         self.spin.set_contended(is_contended);
+    }
+
+    /// Says that this thread hands arrivals to callbacks, or (`false`) that nobody does.
+    pub fn set_served(&self, is_served: bool) {
+        let by = if is_served { this_thread() } else { 0 };
+        self.served_by.store(by, Ordering::Relaxed);
+    }
+
+    /// This process is about to die of an error: the other side shall not take its end for an orderly
+    /// one.
+    pub fn disown(&self) {
+        self.is_disowned.store(true, Ordering::Relaxed);
     }
 
     /// What `set_contended` was told last.
@@ -279,7 +301,7 @@ pub(crate) fn this_thread() -> usize {
 
 impl<B: Buffer> Drop for Session<B> {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if self.is_ours() && !self.is_disowned.load(Ordering::Relaxed) {
             let _ = self.close(Deadline::Now);
         }
     }

@@ -8,7 +8,7 @@ use alongside_core::{Buffer, NoMemory};
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 /// A new bytes object that nobody else has seen, and its memory.
 ///
@@ -142,9 +142,14 @@ pub(crate) fn lends(object: &Bound<'_, PyAny>) -> bool {
 /// The error for a buffer that is not one of plain bytes.
 pub(crate) fn not_bytes(object: &Bound<'_, PyAny>, place: &str) -> PyErr {
     let name = type_name(object);
+    if object.is_instance_of::<PyMemoryView>() {
+        return PyTypeError::new_err(format!(
+            "{place} is a {name} whose memory is not one-dimensional bytes\nsend .tobytes() of it"
+        ));
+    }
     PyTypeError::new_err(format!(
-        "{place} is a {name} whose memory is not one-dimensional bytes\n\
-         send memoryview({place}).cast(\"B\") or bytes({place})"
+        "{place} is a {name}, which cannot be sent as it is\n\
+         send .item() of a number, .tobytes() or .tolist() of an array"
     ))
 }
 

@@ -23,6 +23,11 @@ const CONTENDED: Duration = Duration::from_micros(500);
 /// the other thread costs 5 ms.
 const HOLD_ON: Duration = Duration::from_micros(200);
 
+const NO_MESSAGE: &str = "no message has arrived";
+const NO_ROOM: &str = "the other program has made no room for the message";
+const NO_ANSWER: &str = "no answer has come";
+const NOT_ENDED: &str = "the other program has not ended";
+
 type Core = Session<Body>;
 type Hello = Option<(u8, Py<PyBytes>)>;
 
@@ -72,7 +77,19 @@ pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
 
 impl Endpoint {
     fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
-        to_python(py, error, Some(self.core.peer().pid))
+        self.failed_at(py, error, "nothing came of it")
+    }
+
+    /// The exception; `missing` says what has not come to be when the time was over.
+    fn failed_at(&self, py: Python<'_>, error: Error, missing: &str) -> PyErr {
+        let pid = self.core.peer().pid;
+        match error {
+            Error::TimedOut => {
+                raise(py, "TimedOut", &format!("{missing} before the deadline (pid {pid})"))
+            }
+            Error::WouldBlock => raise(py, "WouldBlock", &format!("{missing} yet (pid {pid})")),
+            error => to_python(py, error, Some(pid)),
+        }
     }
 
     fn check_no_callback(&self) -> PyResult<()> {
@@ -91,6 +108,7 @@ impl Endpoint {
     fn wait<T: Send>(
         &self,
         py: Python<'_>,
+        missing: &str,
         mut wait: impl FnMut(&mut Option<PyErr>) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
         loop {
@@ -104,7 +122,7 @@ impl Endpoint {
                 (_, Some(error)) => return Err(error),
                 (Ok(result), None) => return Ok(result),
                 (Err(Error::Interrupted), None) => py.check_signals()?,
-                (Err(error), None) => return Err(self.failed(py, error)),
+                (Err(error), None) => return Err(self.failed_at(py, error, missing)),
             }
         }
     }
@@ -119,7 +137,7 @@ impl Endpoint {
         if let Some(Received::Message(message)) = self.hold_on(None) {
             return Ok(message);
         }
-        match self.wait(py, |_| self.core.receive(until, None))? {
+        match self.wait(py, NO_MESSAGE, |_| self.core.receive(until, None))? {
             Received::Message(message) => Ok(message),
             _ => Err(PyRuntimeError::new_err("received nothing without an error")),
         }
@@ -131,7 +149,10 @@ impl Endpoint {
         if !self.core.is_contended() {
             return None;
         }
-        self.core.receive(Deadline::after(Some(HOLD_ON)), into).ok()
+        match self.core.receive_briefly(HOLD_ON, into) {
+            Ok(received @ (Received::Message(_) | Received::Filled(_))) => Some(received),
+            _ => None,
+        }
     }
 
     fn next_now(&self, py: Python<'_>) -> PyResult<Message<Body>> {
@@ -143,7 +164,7 @@ impl Endpoint {
         };
         match received {
             Ok(Received::Message(message)) => Ok(message),
-            Ok(_) => Err(self.failed(py, Error::WouldBlock)),
+            Ok(_) => Err(self.failed_at(py, Error::WouldBlock, NO_MESSAGE)),
             Err(error) => Err(self.failed(py, error)),
         }
     }
@@ -155,7 +176,7 @@ impl Endpoint {
                 let target = Some(Target { space: loan.space(), codec: RAW });
                 match self.hold_on(target) {
                     Some(received) => received,
-                    None => self.wait(py, |_| {
+                    None => self.wait(py, NO_MESSAGE, |_| {
                         self.core.receive(until, Some(Target { space: loan.space(), codec: RAW }))
                     })?,
                 }
@@ -185,26 +206,26 @@ impl Endpoint {
             }
             return Ok(bytes);
         };
-        self.core.put_back(message);
+        py.detach(|| self.core.put_back(message));
         Err(self.failed(py, error))
     }
 
     /// Calls `with` the descriptor to watch for messages.
-    pub(crate) fn with_descriptor<T>(
+    pub(crate) fn with_descriptor<T: Send>(
         &self,
         py: Python<'_>,
-        with: impl FnOnce(BorrowedFd<'_>) -> T,
+        with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
     ) -> PyResult<T> {
-        self.core.with_descriptor(with).map_err(|error| self.failed(py, error))
+        py.detach(|| self.core.with_descriptor(with)).map_err(|error| self.failed(py, error))
     }
 
     /// Calls `with` the descriptor to watch for the end.
-    pub(crate) fn with_end_descriptor<T>(
+    pub(crate) fn with_end_descriptor<T: Send>(
         &self,
         py: Python<'_>,
-        with: impl FnOnce(BorrowedFd<'_>) -> T,
+        with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
     ) -> PyResult<T> {
-        self.core.with_end_descriptor(with).map_err(|error| self.failed(py, error))
+        py.detach(|| self.core.with_end_descriptor(with)).map_err(|error| self.failed(py, error))
     }
 }
 
@@ -230,6 +251,12 @@ fn unpacked<'py>(
         ));
     }
     DECODE.import(py, "alongside._data", "decode")?.call1((bytes,))
+}
+
+/// Raises for a type that no message can be checked against, before one is taken.
+fn check_type(to: &Bound<'_, PyAny>) -> PyResult<()> {
+    static CHECK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CHECK.import(to.py(), "alongside._data", "check_type")?.call1((to,)).map(drop)
 }
 
 /// The object, checked against a type.
@@ -319,7 +346,7 @@ impl Endpoint {
         }
         let until = deadline(timeout)?;
         let (codec, bytes) = (payload.codec(), payload.bytes());
-        self.wait(py, |raised| self.core.send(codec, bytes, until, &mut || go_on(raised)))
+        self.wait(py, NO_ROOM, |raised| self.core.send(codec, bytes, until, &mut || go_on(raised)))
     }
 
     /// Send a message if that can be done without waiting.
@@ -337,7 +364,7 @@ impl Endpoint {
             }
             sent => sent.map(|_| ()),
         };
-        sent.map_err(|error| self.failed(py, error))
+        sent.map_err(|error| self.failed_at(py, error, NO_ROOM))
     }
 
     /// Receive the next message, waiting for it.
@@ -365,6 +392,9 @@ impl Endpoint {
     ) -> PyResult<Bound<'py, PyAny>> {
         self.check_no_callback()?;
         let until = deadline(timeout)?;
+        if let Some(to) = r#type {
+            check_type(to)?;
+        }
         let message = self.next(py, until)?;
         converted(decoded(py, message)?, r#type)
     }
@@ -419,7 +449,7 @@ impl Endpoint {
     #[pyo3(signature = (timeout=1.0))]
     fn ping(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<f64> {
         let until = deadline(timeout)?;
-        Ok(self.wait(py, |_| self.core.ping(until))?.as_secs_f64())
+        Ok(self.wait(py, NO_ANSWER, |_| self.core.ping(until))?.as_secs_f64())
     }
 
     /// What the session has done so far.
@@ -447,13 +477,13 @@ impl Endpoint {
     /// `close` without its defaults.
     fn _close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let until = if timeout == Some(0.0) { Deadline::Now } else { deadline(timeout)? };
-        self.wait(py, |_| self.core.close(until))
+        self.wait(py, "it was not closed", |_| self.core.close(until))
     }
 
     /// `wait` without its deadline's meaning.
     fn _wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let until = deadline(timeout)?;
-        self.wait(py, |_| self.core.wait(until))
+        self.wait(py, NOT_ENDED, |_| self.core.wait(until))
     }
 
     /// Whether `close` was called here, or the session failed here.
@@ -471,11 +501,18 @@ impl Endpoint {
     /// Reserves arriving messages for a callback, or no longer.
     fn _set_callback(&self, has_callback: bool) {
         self.has_callback.store(has_callback, Ordering::Relaxed);
+        self.core.set_served(false);
     }
 
     /// `receive_nowait` for the callback's thread.
     fn _take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.core.set_served(true);
         decoded(py, self.next_now(py)?)
+    }
+
+    /// Lets the session end without a word: the process dies of an error.
+    fn _disown(&self) {
+        self.core.disown();
     }
 
     /// Why the session is over, as an exception; None if it is not.

@@ -124,26 +124,33 @@ fn os_error(
 
 /// The exception for a start that failed. `StartFailed` is completed in Python, where the program's
 /// stderr is at hand.
-pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure) -> PyErr {
+pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure, command: &str) -> PyErr {
     match failure {
         StartFailure::NotRun { path, errno } => {
             os_error(py, errno.raw_os_error(), None, Some(&path))
         }
         StartFailure::Ended { exit_status } => {
             let text = match exit_status {
-                Some(_) => format!("the program{} before it took up its session", how(exit_status)),
-                None => "the program let go of its session without taking it up".into(),
+                Some(0) | None => format!(
+                    "{command:?} {} without taking up its session\n\
+                     it has to call alongside.session(), and a wrapper has to pass on what it inherits",
+                    if exit_status.is_some() { "ended with exit status 0" } else { "let go" },
+                ),
+                Some(status) => format!(
+                    "{command:?}{} before it took up its session\n\
+                     its stderr says why; with stderr=alongside.PIPE this error has it",
+                    how(Some(status)).trim_start_matches(':'),
+                ),
             };
-            let text = text.replace("program: ", "program ");
-            let text =
-                text + "\nit has to call alongside.session(), and to pass on what it inherits";
             raise_with(py, "StartFailed", &text, |named| named.set_item("exit_status", exit_status))
         }
         StartFailure::Other(Error::TimedOut) => raise(
             py,
             "TimedOut",
-            "the program did not take up its session before the deadline, and was ended\n\
-             it has to call alongside.session()",
+            &format!(
+                "{command:?} did not take up its session before the deadline, and was ended\n\
+                 it has to call alongside.session(); start(..., timeout=) sets the deadline"
+            ),
         ),
         StartFailure::Other(error) => to_python(py, error, None),
     }

@@ -54,7 +54,7 @@ pub(crate) fn start(
     match (started, raised) {
         (Ok(core), _) => Ok(Connection::new(core, None)),
         (Err(StartFailure::Other(alongside_core::Error::Interrupted)), Some(error)) => Err(error),
-        (Err(failure), _) => Err(start_failure(py, failure)),
+        (Err(failure), _) => Err(start_failure(py, failure, &shown(&command))),
     }
 }
 
@@ -71,4 +71,13 @@ pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyR
     }
     let body = hello.body.into_bytes(py).unbind();
     Ok(Connection::new(core, Some((hello.codec, body))))
+}
+
+/// A command as people read it, shortened.
+fn shown(command: &[OsString]) -> String {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let line = words.join(" ");
+    let first = line.lines().next().unwrap_or_default();
+    let short: String = first.chars().take(80).collect();
+    if short.len() < line.len() { short + "…" } else { short }
 }
