@@ -57,7 +57,9 @@ def check_type(to: object) -> None:
         if to in _checked:
             return
     except TypeError:
-        pass
+        # A type with something unhashable in it, like Annotated[int, {}].
+        msgspec.msgpack.Decoder(to)
+        return
     msgspec.msgpack.Decoder(to)
     if len(_checked) < _REMEMBERED:
         _checked[to] = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._session import Session
 
 _PER_TURN = 64
+_FAREWELL_S = 1.0
 _log = logging.getLogger("alongside")
 
 
@@ -32,7 +33,7 @@ class _Served:
         self.number = number
         self.message: Callable[[object], object] | None = None
         self.close: Callable[[Exception], object] | None = None
-        self.error: Callable[[Exception], object] | None = None
+        self.error: Callable[[BaseException], object] | None = None
         self.watched: str | None = None
 
 
@@ -67,7 +68,9 @@ class Service:
             served.close = callback
             self._watch(served)
 
-    def on_error(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+    def on_error(
+        self, session: Session, callback: Callable[[BaseException], object] | None
+    ) -> None:
         with self._lock:
             self._serve(session).error = callback
 
@@ -90,7 +93,8 @@ class Service:
         if poller is not None and self._pid == os.getpid():
             poller.wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            # A callback that waits for ever shall not keep the program from ending.
+            thread.join(_FAREWELL_S)
 
     # ---- bookkeeping -------------------------------------------------------------------------
 
@@ -124,8 +128,7 @@ class Service:
 
     def _unwatch(self, served: _Served) -> None:
         if self._poller is not None and served.watched is not None:
-            ended = served.watched == "end"
-            (self._poller.remove_end if ended else self._poller.remove)(served.session)
+            self._poller.remove(served.session)
         served.watched = None
 
     def _drop(self, served: _Served) -> None:
@@ -145,7 +148,9 @@ class Service:
 
     def _turn(self, served: _Served) -> None:
         if served.watched == "end":
-            self._end(served, served.session._end_reason())
+            reason = served.session._end_reason()
+            if reason is not None:
+                self._end(served, reason)
             return
         for _ in range(_PER_TURN):
             callback = served.message
@@ -180,16 +185,16 @@ class Service:
     def _call(self, served: _Served, callback: Callable[..., object], argument: object) -> None:
         try:
             callback(argument)
-        except Exception as error:
+        except BaseException as error:
             self._report(served, error, f"{callback!r} raised")
 
-    def _report(self, served: _Served, error: Exception, what: str) -> None:
+    def _report(self, served: _Served, error: BaseException, what: str) -> None:
         _log.error("%s, in %r", what, served.session, exc_info=error)
         if served.error is None:
             return
         try:
             served.error(error)
-        except Exception as second:
+        except BaseException as second:
             _log.error("%r raised, in %r", served.error, served.session, exc_info=second)
 
 

@@ -125,7 +125,12 @@ class Session(_core.Endpoint):
             How many of the messages sent from here the other program has been handed.
         """
         _forget(self)
-        return self._close(_limit(timeout))
+        try:
+            return self._close(_limit(timeout))
+        except BaseException:
+            # A signal's handler raised: nobody waits, but closed it is.
+            self._close(0)
+            raise
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait until the started program has ended, and give its exit status.
@@ -394,7 +399,11 @@ class _Pipes:
             theirs = os.open(os.devnull, os.O_RDWR)
             self._to_close.append(theirs)
             return None, theirs
-        return None, stream if isinstance(stream, int) else stream.fileno()
+        fd = stream if isinstance(stream, int) else stream.fileno()
+        if fd < 0:
+            msg = f"{stream!r} is no stream: a file, a descriptor, PIPE, DEVNULL or None"
+            raise ValueError(msg)
+        return None, fd
 
     def close_theirs(self) -> None:
         while self._to_close:
@@ -432,6 +441,16 @@ class _Pipes:
 # ---- ends ------------------------------------------------------------------------------------
 
 _lock = _thread.RLock()
+
+
+def _begin_anew() -> None:
+    """In a forked child: whoever held the lock is not here, and the sessions are the parent's."""
+    global _lock  # noqa: PLW0603 - the one place
+    _lock = _thread.RLock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 _kept: "list[Session]" = []
 _open: "dict[int, _weakref.ReferenceType[Session]]" = {}
 
@@ -461,7 +480,7 @@ def _close_all() -> None:
         if session is None or not session._is_ours:
             continue
         # A traceback ends this program: to the other side that is a death, not a close.
-        if getattr(sys, "last_value", None) is not None:
+        if getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1"):
             session._disown()
             _kept.append(session)
         else:

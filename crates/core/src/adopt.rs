@@ -12,7 +12,7 @@ use alongside_shm::SessionLayout;
 use alongside_sys::memory::{self, Access};
 use alongside_sys::poll::wait_any;
 use alongside_sys::process::Process;
-use alongside_sys::{Errno, bell, own_uid, socket, spawn};
+use alongside_sys::{Errno, WaitEnd, bell, own_uid, socket, spawn};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -43,15 +43,16 @@ impl<E: Into<Error>> From<E> for NotAdopted {
 }
 
 /// Takes up the session that `variable`, the value of [`ENVIRONMENT_VARIABLE`], offers. Gives the
-/// session and the first data.
+/// session and the first data. `go_on` is asked whenever a signal has arrived.
 pub fn adopt<B: Buffer>(
     variable: &str,
     deadline: Deadline,
+    go_on: &mut dyn FnMut() -> bool,
 ) -> Result<(Session<B>, Message<B>), NotAdopted> {
     let meeting = meeting_place(variable)?;
     let os = Error::os("taking up the session");
     let (starter_pid, starter_uid) = socket::peer(&meeting).map_err(&os)?;
-    check_user("starter", starter_uid)?;
+    check_peer("starter", starter_pid, starter_uid)?;
     let starter = socket::peer_process(&meeting).map_err(&os)?;
     let starter = Arc::new(Process::new(starter, starter_pid).map_err(&os)?);
 
@@ -67,7 +68,7 @@ pub fn adopt<B: Buffer>(
     }
     drop((theirs, data_for_them, space_for_them, meeting));
 
-    let (packet, files) = await_packet(&control, deadline)?;
+    let (packet, files) = await_packet(&control, deadline, go_on)?;
     if packet.kind == Kind::Refuse {
         return Err(other_layout(packet.a).into());
     }
@@ -101,7 +102,13 @@ pub fn adopt<B: Buffer>(
     .map_err(&os)?;
     let others = Others { peer: starter, uid: starter_uid, child: None, has_group: false, fate };
     let session = Session::new(link, others);
-    match session.receive(deadline, None)? {
+    let first = loop {
+        match session.receive(deadline, None) {
+            Err(Error::Interrupted) if go_on() => {}
+            first => break first?,
+        }
+    };
+    match first {
         Received::Message(hello) if hello.is_hello => Ok((session, hello)),
         _ => Err(Error::Corrupt("the starter's first message is not the hello".into()).into()),
     }
@@ -143,8 +150,13 @@ fn meeting_place(variable: &str) -> Result<OwnedFd, Error> {
 }
 
 /// Only one's own programs, and root's, may be at the other end.
-pub(crate) fn check_user(role: &str, uid: u32) -> Result<(), Error> {
+pub(crate) fn check_peer(role: &str, pid: u32, uid: u32) -> Result<(), Error> {
     let me = own_uid();
+    if pid == 0 {
+        return Err(Error::Denied(format!(
+            "the {role} runs in a process namespace that this program cannot see"
+        )));
+    }
     if uid == me || uid == 0 || me == 0 {
         return Ok(());
     }
@@ -169,6 +181,7 @@ pub(crate) fn unexpected(packet: Packet, files: usize) -> Error {
 fn await_packet(
     control: &OwnedFd,
     deadline: Deadline,
+    go_on: &mut dyn FnMut() -> bool,
 ) -> Result<(Packet, Vec<OwnedFd>), NotAdopted> {
     loop {
         match Packet::receive(control)? {
@@ -178,6 +191,9 @@ fn await_packet(
         }
         let waited = wait_any(&[control.as_fd()], deadline.left())
             .map_err(Error::os("waiting for the starter"))?;
-        waited.map_err(Error::from)?;
+        match waited {
+            Err(WaitEnd::Interrupted) if go_on() => {}
+            waited => drop(waited.map_err(Error::from)?),
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alongside_sys::poll::{Beacon, wait_any};
+use alongside_sys::poll::{Beacon, wait_any_or_end};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -23,19 +23,49 @@ use crate::session::Session;
 /// So often is looked whether a full inbox stands still.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// After so many wakes the caller may want to run signal handlers.
+const ROUNDS: u32 = 1024;
+
+/// What one sleep looks at beside the other side's end.
+struct Watched<'a> {
+    extra: Option<BorrowedFd<'a>>,
+    wants_space: bool,
+    wants_data: bool,
+}
+
 /// Asked before each sleep, and told whether the inbox has room: the result, or not yet.
 type Done<'a, T> = &'a mut dyn FnMut(bool) -> Result<Option<T>, Error>;
 
+/// What an attender does beside waiting.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Attend {
+    /// Takes arrivals into the inbox.
+    pub(crate) takes_in: bool,
+    /// Wants the space bell. Only who holds the writing side may: the bell is armed by it, and emptied
+    /// by it alone, for a second one could empty it under the first.
+    pub(crate) wants_space: bool,
+}
+
 impl<B: Buffer> Session<B> {
     /// Waits until `done` gives a result or an error. It is asked again after anything at all happened:
-    /// space, an arrival, the other side's end, this side's end, or `extra` becoming readable. With
-    /// `take_in`, arrivals are taken into the inbox meanwhile.
+    /// space, an arrival, the other side's end, this side's end, or `extra` becoming readable.
     pub(crate) fn attend<T>(
         &self,
         link: &Arc<Link>,
         deadline: Deadline,
         extra: Option<BorrowedFd<'_>>,
-        take_in: bool,
+        how: Attend,
+        done: Done<'_, T>,
+    ) -> Result<T, Error> {
+        self.attend_unjudged(link, deadline, extra, how, done).map_err(|error| self.fail(error))
+    }
+
+    fn attend_unjudged<T>(
+        &self,
+        link: &Arc<Link>,
+        deadline: Deadline,
+        extra: Option<BorrowedFd<'_>>,
+        how: Attend,
         done: Done<'_, T>,
     ) -> Result<T, Error> {
         // Cheap ends first: no descriptor is made for a wait that need not be.
@@ -44,41 +74,57 @@ impl<B: Buffer> Session<B> {
         }
         let beacon = Arc::new(Beacon::new().map_err(Error::os("making a descriptor to wait on"))?);
         let _entry = Entry::new(self, Arc::clone(&beacon));
-        loop {
-            let room = take_in && self.take_in(link)?;
-            link.space_ear.drain();
-            if let Some(result) = done(!take_in || room)? {
+        for _ in 0..ROUNDS {
+            let room = how.takes_in && self.take_in(link)?;
+            if how.wants_space {
+                link.space_ear.drain();
+            }
+            if let Some(result) = done(!how.takes_in || room)? {
                 return Ok(result);
             }
-            let end = if take_in && !room { deadline.at_most(LOOK_AGAIN) } else { deadline };
-            match self.sleep(link, end, extra, &beacon, room) {
+            // Asked here too: a side that rings without end never lets a sleep run out.
+            if deadline.is_over() {
+                return Err(Error::TimedOut);
+            }
+            let end = if how.takes_in && !room { deadline.at_most(LOOK_AGAIN) } else { deadline };
+            let watch = Watched { extra, wants_space: how.wants_space, wants_data: room };
+            match self.sleep(link, end, &beacon, watch) {
                 Err(Error::TimedOut) if !deadline.is_over() => {}
                 slept => slept?,
             }
         }
+        // So many rounds are a busy time, or malice; signals get their turn, and the wait begins anew.
+        Err(Error::Interrupted)
     }
 
     fn sleep(
         &self,
         link: &Link,
         deadline: Deadline,
-        extra: Option<BorrowedFd<'_>>,
         beacon: &Beacon,
-        room: bool,
+        watch: Watched<'_>,
     ) -> Result<(), Error> {
-        let mut fds = vec![beacon.as_fd(), link.space_ear.as_fd()];
-        let peer_at = fds.len();
-        if !link.is_peer_over() {
+        let mut fds = vec![beacon.as_fd()];
+        let is_peer_watched = !link.is_peer_over();
+        if is_peer_watched {
             fds.extend([link.control.as_fd(), link.peer.as_fd()]);
         }
-        fds.extend(room.then(|| link.data_ear.as_fd()));
-        fds.extend(extra);
-        let found = wait_any(&fds, deadline.left()).map_err(Error::os("waiting"))?;
-        let bits = found.map_err(Error::from)?;
-        if bits & 1 != 0 {
+        let ears_at = fds.len();
+        if !link.are_ears_over() {
+            fds.extend(watch.wants_space.then(|| link.space_ear.as_fd()));
+            fds.extend(watch.wants_data.then(|| link.data_ear.as_fd()));
+        }
+        let ears_end = fds.len();
+        fds.extend(watch.extra);
+        let found = wait_any_or_end(&fds, deadline.left()).map_err(Error::os("waiting"))?;
+        let (ready, over) = found.map_err(Error::from)?;
+        if ready & 1 != 0 {
             beacon.put_out();
         }
-        if !link.is_peer_over() && bits >> peer_at & 3 != 0 {
+        if (ears_at..ears_end).any(|i| over >> i & 1 != 0) {
+            link.set_ears_over();
+        }
+        if is_peer_watched && ready >> 1 & 3 != 0 {
             let mut rx = self.rx.lock_for_sure();
             self.look(&mut rx, link)?;
             self.settle(&mut rx, link);
@@ -104,7 +150,12 @@ impl<B: Buffer> Session<B> {
         }
         self.note_pings(rx);
         self.settle(rx, link);
+        let is_finished = rx.consumer.is_finished(&link.incoming());
         drop(guard);
+        // The bell that told of it may have been emptied under another attender.
+        if is_finished && link.is_finish_news() {
+            self.light_attenders();
+        }
         self.flush_pong();
         room
     }

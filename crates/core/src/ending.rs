@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use alongside_sys::WaitEnd;
 use alongside_sys::poll::wait_any;
 use alongside_sys::process::Process;
 
+use crate::attend::Attend;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::Outgoing;
+use crate::sending::FOR_OTHER;
 use crate::session::Session;
+
+/// How long a close waits for a sender to let go, whatever its deadline.
+const LET_GO: Duration = Duration::from_millis(100);
 
 impl<B: Buffer> Session<B> {
     /// Ends the session on this side if `error` says that it cannot go on; passes it on.
@@ -41,8 +48,8 @@ impl<B: Buffer> Session<B> {
 
     /// Ends the session: what was sent stays receivable for the other side, what was not received
     /// here is dropped. Waits until the other program has taken everything, has closed or is gone, or
-    /// until the deadline. Says how many messages the other program has taken. A signal ends the wait
-    /// too; the session is closed all the same.
+    /// until the deadline. Says how many messages the other program has taken. A signal ends the
+    /// call too, and it has to be made again.
     pub fn close(&self, deadline: Deadline) -> Result<u64, Error> {
         self.check_ours()?;
         self.check_not_amid_a_send()?;
@@ -50,8 +57,16 @@ impl<B: Buffer> Session<B> {
         if first {
             self.wake_everybody();
         }
-        // A sender that was woken leaves; everybody else holds `tx` only shortly.
-        let mut tx = self.tx.lock_for_sure();
+        // A sender that was woken leaves soon; if not that soon, it closes when it does. Another who is
+        // closing answers for both.
+        let patience = deadline.left().map(|left| left.max(LET_GO));
+        let mut tx = match self.tx.lock(patience) {
+            Ok(tx) => tx,
+            Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
+            Err(WaitEnd::TimedOut) => {
+                return Ok(self.delivered_at_close.load(Ordering::Relaxed));
+            }
+        };
         let Some(link) = tx.link.take() else {
             return Ok(self.delivered_at_close.load(Ordering::Relaxed));
         };
@@ -64,16 +79,18 @@ impl<B: Buffer> Session<B> {
             }
             _ => Ok(()),
         };
+        if matches!(waited, Err(Error::Interrupted)) {
+            // Not closed yet: whoever asked asks again, or for no waiting.
+            tx.link = Some(link);
+            return Err(Error::Interrupted);
+        }
         let delivered = tx.producer.delivered(&link.outgoing()).unwrap_or(0);
         self.delivered_at_close.store(delivered, Ordering::Relaxed);
         tx.stage = crate::staging::Stage::default();
         drop(tx);
         self.rx.lock_for_sure().shut();
         alongside_sys::socket::shut_down(&link.control);
-        match waited {
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            _ => Ok(delivered),
-        }
+        Ok(delivered)
     }
 
     /// Waits until nothing that was sent is under way any more.
@@ -84,13 +101,19 @@ impl<B: Buffer> Session<B> {
         deadline: Deadline,
     ) -> Result<(), Error> {
         let ring = link.outgoing();
-        self.attend(link, deadline, None, false, &mut |_room| {
-            tx.producer.arm(&ring);
-            let over = self.rx.lock_for_sure().consumer.is_finished(&link.incoming())
-                || link.look_for_peer()
-                || tx.producer.delivered(&ring)? == tx.producer.sent();
-            Ok(over.then_some(()))
-        })
+        self.attend(
+            link,
+            deadline,
+            None,
+            Attend { takes_in: false, wants_space: true },
+            &mut |_| {
+                tx.producer.arm(&ring);
+                let over = self.rx.lock_for_sure().consumer.is_finished(&link.incoming())
+                    || link.look_for_peer()
+                    || tx.producer.delivered(&ring)? == tx.producer.sent();
+                Ok(over.then_some(()))
+            },
+        )
     }
 
     /// Waits until the started program has ended, taking in messages meanwhile so that it need not
@@ -118,14 +141,16 @@ impl<B: Buffer> Session<B> {
                 }
             };
             let mut since = None;
-            let over = self.attend(&link, deadline, Some(child.as_fd()), true, &mut |room| {
+            let over = self.attend(&link, deadline, Some(child.as_fd()), FOR_OTHER, &mut |room| {
                 if child.is_over() || self.ended.get().is_some() {
                     return Ok(Some(()));
                 }
                 self.check_standstill(&link, room, &mut since).map(|()| None)
             });
             match over {
-                Ok(()) | Err(Error::Corrupt(_)) => {}
+                // Ended on this side: only the program's own end is left to wait for.
+                Ok(()) => {}
+                Err(error) if error.ends_the_session() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -136,15 +161,12 @@ impl<B: Buffer> Session<B> {
             return Ok(());
         }
         let Some(link) = self.rx.lock_for_sure().link.clone() else { return Ok(()) };
-        let result = self.attend(&link, deadline, None, true, &mut |_room| {
+        let result = self.attend(&link, deadline, None, FOR_OTHER, &mut |_room| {
             let rx = self.rx.lock_for_sure();
             Ok(self.check_peer(&rx, &link).is_err().then_some(()))
         });
         match result {
-            Err(error @ Error::Corrupt(_)) => {
-                self.fail(error);
-                Ok(())
-            }
+            Err(error) if error.ends_the_session() => Ok(()),
             result => result,
         }
     }

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use alongside_shm::{Consumer, Kind, Record, Region, Ring};
+use alongside_sys::Errno;
 use alongside_sys::memory::wish_huge_pages;
 
 use crate::error::Error;
@@ -24,6 +25,10 @@ use crate::wire::{self, Found, Packet};
 const INBOX_BYTES: u64 = 16 << 20;
 /// What a message counts for in the inbox beside its payload.
 const INBOX_ENTRY_BYTES: u64 = 64;
+/// So many records are looked at before others get their turn: a whole ring of the smallest.
+const RECORDS_PER_STEP: u32 = 16_384;
+/// So many that are no messages are looked at by a caller who holds others up.
+const RECORDS_IN_PASSING: u32 = 64;
 /// Below this, asking for huge pages is not worth the call.
 const HUGE_PAGES_FROM_BYTES: usize = 4 << 20;
 
@@ -105,10 +110,12 @@ pub(crate) struct Incoming<B> {
     pub(crate) ping: Option<u64>,
     pub(crate) pong: Option<u64>,
     pub(crate) beacon_is_lit: bool,
+    expects_hello: bool,
 }
 
 impl<B: Buffer> Incoming<B> {
     pub(crate) fn new(link: Arc<Link>) -> Incoming<B> {
+        let expects_hello = link.is_joiner();
         Incoming {
             link: Some(link),
             consumer: Consumer::default(),
@@ -122,6 +129,7 @@ impl<B: Buffer> Incoming<B> {
             ping: None,
             pong: None,
             beacon_is_lit: false,
+            expects_hello,
         }
     }
 
@@ -153,8 +161,12 @@ impl<B: Buffer> Incoming<B> {
             }
             return Ok(Step::Message(message));
         }
-        loop {
+        // Bounded: the other side may keep the ring full of pings for ever.
+        for count in 0..RECORDS_PER_STEP {
             let Some(record) = self.consumer.peek(&ring)? else { return Ok(Step::Empty) };
+            if count == RECORDS_IN_PASSING && !want.large {
+                return Ok(Step::Long);
+            }
             let step = match record.kind {
                 Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, &mut want)?,
                 Kind::Part if !want.large => return Ok(Step::Long),
@@ -174,6 +186,7 @@ impl<B: Buffer> Incoming<B> {
             self.release(link, &ring, &record)?;
             return Ok(step);
         }
+        Ok(Step::Empty)
     }
 
     /// A message that was handed out did not fit where it was to go: it comes next again.
@@ -188,7 +201,8 @@ impl<B: Buffer> Incoming<B> {
     /// Takes what waits in the ring into the inbox; false if that has no room for more.
     pub(crate) fn take_in(&mut self, link: &Link) -> Result<bool, Error> {
         let ring = link.incoming();
-        while let Some(record) = self.consumer.peek(&ring)? {
+        for _ in 0..RECORDS_PER_STEP {
+            let Some(record) = self.consumer.peek(&ring)? else { return Ok(true) };
             let bytes = match record.kind {
                 Kind::Message | Kind::Hello => record.length.into(),
                 Kind::Large | Kind::LargeHello => record.id,
@@ -218,6 +232,7 @@ impl<B: Buffer> Incoming<B> {
 
     /// Counts a message as delivered, and tells the other side.
     fn count(&mut self, is_hello: bool, bytes: usize, ring: &Ring<'_, Region<'_>>) {
+        self.expects_hello = false;
         if !is_hello {
             self.delivered += 1;
             self.delivered_bytes += bytes as u64;
@@ -247,6 +262,7 @@ impl<B: Buffer> Incoming<B> {
             ));
         }
         let bytes = record.length as usize;
+        self.check_hello(record)?;
         check_length(link, bytes as u64)?;
         if let Some(into) = &mut want.into {
             into.check(record.codec, bytes as u64)?;
@@ -287,8 +303,18 @@ impl<B: Buffer> Incoming<B> {
         Ok(Step::Empty)
     }
 
+    /// The hello comes first and once, to the side that was started.
+    fn check_hello(&mut self, record: &Record) -> Result<(), Error> {
+        let is_hello = matches!(record.kind, Kind::Hello | Kind::LargeHello);
+        if is_hello && !self.expects_hello {
+            return Err(Error::Corrupt("the other program wrote a hello where none can be".into()));
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, link: &Link, record: &Record, want: &mut Want<'_>) -> Result<(), Error> {
         let total = record.id;
+        self.check_hello(record)?;
         check_length(link, total)?;
         if self.partial.is_some() || total == 0 {
             return Err(Error::Corrupt(format!(
@@ -356,7 +382,13 @@ impl<B: Buffer> Incoming<B> {
         if let Some(partial) = &mut self.partial
             && matches!(partial.place, Place::Callers)
         {
-            let mut body: B = large_buffer(partial.total)?;
+            let Ok(mut body) = large_buffer::<B>(partial.total) else {
+                self.partial = None;
+                return Err(Error::Lost(
+                    "keeping a message that has begun to arrive",
+                    Errno::NOMEM,
+                ));
+            };
             let filled = partial.filled as usize;
             body.space()[..filled].copy_from_slice(&from[..filled]);
             partial.place = Place::Owned(body);

@@ -59,6 +59,8 @@ pub(crate) struct Link {
     pub(crate) set: PollSet,
     pub(crate) peer: Arc<Process>,
     peer_over: AtomicBool,
+    ears_over: AtomicBool,
+    finish_seen: AtomicBool,
     beacon: OnceLock<Beacon>,
     /// Whether the first ring of the data bell is followed by a yield.
     is_new: AtomicBool,
@@ -84,9 +86,16 @@ impl Link {
             set,
             peer: parts.peer,
             peer_over: AtomicBool::new(false),
+            ears_over: AtomicBool::new(false),
+            finish_seen: AtomicBool::new(false),
             beacon: OnceLock::new(),
             is_new: AtomicBool::new(parts.side == Side::Joiner),
         })
+    }
+
+    /// Whether this side joined what the other made.
+    pub(crate) fn is_joiner(&self) -> bool {
+        self.side == Side::Joiner
     }
 
     /// The ring that this side writes.
@@ -131,11 +140,32 @@ impl Link {
     }
 
     /// Remembers that it is, and stops watching it.
+    ///
+    /// Whoever sleeps in the set or watches it is told by the beacon from then on. Where none can be
+    /// made, the two stay in the set, which is then readable for ever, too.
     pub(crate) fn set_peer_over(&self) {
-        if !self.peer_over.swap(true, Ordering::AcqRel) {
+        if self.peer_over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Ok(beacon) = self.beacon() {
+            beacon.light();
             self.set.remove(&self.control);
             self.set.remove(&*self.peer);
         }
+    }
+
+    /// Whether the other side has closed its bells: the ears are hung up, and will never wake again.
+    pub(crate) fn are_ears_over(&self) -> bool {
+        self.ears_over.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ears_over(&self) {
+        self.ears_over.store(true, Ordering::Relaxed);
+    }
+
+    /// True once: for the first who sees that the other side has finished.
+    pub(crate) fn is_finish_news(&self) -> bool {
+        !self.finish_seen.swap(true, Ordering::Relaxed)
     }
 
     /// Asks the kernel whether the other process has ended.

@@ -18,6 +18,9 @@ use crate::session::Session;
 /// So many wake-ups pass before the bell's pipe is emptied; it holds 4096 at the least.
 const DRAIN_EVERY: u64 = 1024;
 
+/// After so many wakes without a message the caller may want to run signal handlers.
+const ROUNDS: u32 = 1024;
+
 /// What came of asking for a message.
 #[derive(Debug)]
 pub enum Received<B> {
@@ -79,10 +82,10 @@ impl<B: Buffer> Session<B> {
         let _turn =
             self.turn.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
         let result = self.receive_in_turn(&link, deadline, &mut into);
-        if result.is_err()
-            && let Some(into) = into
-        {
-            self.rx.lock_for_sure().spill(into.space)?;
+        if let Some(into) = into {
+            // Whatever the result: what has grown in the caller's buffer leaves with the caller.
+            let spilt = self.rx.lock_for_sure().spill(into.space);
+            spilt.map_err(|error| self.fail(error))?;
         }
         self.flush_pong();
         result
@@ -122,6 +125,8 @@ impl<B: Buffer> Session<B> {
         let want = Want { into, has_turn: false, large: false };
         let result = self.step(&mut rx, &link, want);
         self.settle(&mut rx, &link);
+        drop(rx);
+        self.flush_pong();
         result
     }
 
@@ -142,7 +147,14 @@ impl<B: Buffer> Session<B> {
         into: &mut Option<Target<'_>>,
     ) -> Result<Received<B>, Error> {
         let begin = Instant::now();
-        loop {
+        for round in 0u32.. {
+            // Asked here too: a side that rings or writes without end never lets a sleep run out.
+            if round > 0 && deadline.is_over() {
+                return Err(self.end_of_wait(WaitEnd::TimedOut, deadline));
+            }
+            if round == ROUNDS {
+                break;
+            }
             {
                 let mut guard = self.rx.lock_for_sure();
                 let rx = &mut *guard;
@@ -181,6 +193,8 @@ impl<B: Buffer> Session<B> {
                 }
             }
         }
+        // A busy time, or malice; signals get their turn, and the wait begins anew.
+        Err(Error::Interrupted)
     }
 
     /// One step, and what it means that there is nothing.
@@ -270,6 +284,10 @@ impl<B: Buffer> Session<B> {
         if rx.beacon_is_lit {
             beacon.put_out();
             rx.beacon_is_lit = false;
+            // Lit by somebody who ended the session at this moment: not ours to put out.
+            if self.ended.get().is_some() {
+                beacon.light();
+            }
         }
         if self.is_watched.load(Ordering::Relaxed) {
             // The edge that brought us here has to be used up; only then is the set quiet.
@@ -277,7 +295,7 @@ impl<B: Buffer> Session<B> {
                 let _ = self.note(rx, link, &ready);
             }
             rx.consumer.arm(&link.incoming());
-            if rx.is_ready(link) {
+            if rx.is_ready(link) || self.ended.get().is_some() {
                 beacon.light();
                 rx.beacon_is_lit = true;
             }
@@ -295,6 +313,20 @@ impl<B: Buffer> Session<B> {
         self.is_watched.store(true, Ordering::Relaxed);
         self.settle(&mut rx, &link);
         Ok(with(link.set.as_fd()))
+    }
+
+    /// Calls `with` both descriptors that may be watched from outside, as long as they exist, whatever
+    /// the session's state: for who wants to stop watching.
+    pub fn with_watched<T>(
+        &self,
+        with: impl FnOnce(BorrowedFd<'_>, BorrowedFd<'_>) -> T,
+    ) -> Option<T> {
+        use std::os::fd::AsFd;
+        if !self.is_ours() {
+            return None;
+        }
+        let link = self.link.lock().ok()?.upgrade()?;
+        Some(with(link.set.as_fd(), link.control.as_fd()))
     }
 
     /// Calls `with` the descriptor that hangs up when the session ends, whatever is received.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use alongside_shm::{Kind, Region, Ring};
 use alongside_sys::WaitEnd;
 
+use crate::attend::Attend;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::incoming::Incoming;
@@ -17,8 +18,12 @@ use crate::outgoing::{BARE_BYTES, Outgoing, bare};
 use crate::session::{Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
+/// Waiting for space, by the holder of the writing side.
+const FOR_SPACE: Attend = Attend { takes_in: true, wants_space: true };
+/// Waiting for something else, by anybody.
+pub(crate) const FOR_OTHER: Attend = Attend { takes_in: true, wants_space: false };
 /// How long both sides may stand still, each waiting for the other to receive, before that is an error.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const STANDSTILL: Duration = Duration::from_secs(5);
 /// How long a sender of a large message looks for a block to come back before it makes more: some
 /// copies of a block take that long.
 const BLOCK_PATIENCE: Duration = Duration::from_micros(100);
@@ -141,6 +146,10 @@ impl<B: Buffer> Session<B> {
         };
         drop(tx);
         self.flush_pong();
+        if self.is_ended() {
+            // Somebody closed meanwhile and may not have waited for us to let go.
+            let _ = self.close(Deadline::Now);
+        }
         result.map_err(|error| self.fail(error))
     }
 
@@ -173,7 +182,7 @@ impl<B: Buffer> Session<B> {
             return tx.has_space(&ring, payload_bytes).map(drop);
         }
         let mut since = None;
-        let result = self.attend(link, deadline, None, true, &mut |room| {
+        let result = self.attend(link, deadline, None, FOR_SPACE, &mut |room| {
             tx.producer.arm(&ring);
             if tx.has_space(&ring, payload_bytes)? {
                 return Ok(Some(()));
@@ -287,6 +296,9 @@ impl<B: Buffer> Session<B> {
         deadline: Deadline,
     ) -> Result<(), Error> {
         let ring = link.outgoing();
+        if let Some(reason) = self.ended.get() {
+            return Err(reason.clone());
+        }
         self.wait_space(tx, link, 0, deadline)?;
         let block = self.next_block(tx, link, deadline)?;
         tx.stage.fill(block, part);
@@ -359,7 +371,7 @@ impl<B: Buffer> Session<B> {
             return Err(Error::WouldBlock);
         }
         let mut since = None;
-        let result = self.attend(link, deadline, None, true, &mut |room| {
+        let result = self.attend(link, deadline, None, FOR_SPACE, &mut |room| {
             tx.producer.arm(&ring);
             tx.stage.reclaim(tx.producer.blocks_returned(&ring))?;
             if let Some(block) = tx.stage.take() {
@@ -391,7 +403,7 @@ impl<B: Buffer> Session<B> {
             link
         };
         let mut since = None;
-        self.attend(&link, deadline, None, true, &mut |room| {
+        self.attend(&link, deadline, None, FOR_OTHER, &mut |room| {
             if self.last_pong.load(Ordering::Relaxed) >= id {
                 return Ok(Some(begin.elapsed()));
             }

@@ -25,7 +25,7 @@ use alongside_sys::process::{EndSignal, Process};
 use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
 use alongside_sys::{Errno, bell, fork, own_pid, socket};
 
-use crate::adopt::{ENVIRONMENT_VARIABLE, check_user, other_layout, unexpected};
+use crate::adopt::{ENVIRONMENT_VARIABLE, check_peer, other_layout, unexpected};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::link::{Link, Parts, Side};
@@ -273,7 +273,7 @@ fn complete(
         return Err(other_layout(packet.a));
     }
     let (pid, uid) = socket::peer(&control).map_err(&os)?;
-    check_user("started program", uid)?;
+    check_peer("started program", pid, uid)?;
     // A pid is not reused before its process is reaped, and that is ours to do: without a wrapper
     // one handle does for both.
     let peer = if pid == child.pid() && !child.is_over() {

@@ -238,7 +238,8 @@ fn put_dict(dict: &Bound<'_, PyDict>, out: &mut Vec<u8>, depth: usize) -> Result
     written(mp::write_map_len(out, short(dict.len())?))?;
     let length = dict.len();
     let mut count = 0;
-    for (key, value) in dict.iter() {
+    // Copied first: what is sent may run code (a property of a dataclass) that changes the dict.
+    for (key, value) in dict.iter().collect::<Vec<_>>() {
         if let Ok(key) = key.cast_exact::<PyString>() {
             put_text(key, out)?;
         } else {

@@ -219,6 +219,11 @@ impl Endpoint {
         py.detach(|| self.core.with_descriptor(with)).map_err(|error| self.failed(py, error))
     }
 
+    /// Calls `with` what may be watched from outside, whatever the session's state.
+    pub(crate) fn with_watched(&self, with: impl FnOnce(BorrowedFd<'_>, BorrowedFd<'_>)) {
+        self.core.with_watched(with);
+    }
+
     /// Calls `with` the descriptor to watch for the end.
     pub(crate) fn with_end_descriptor<T: Send>(
         &self,

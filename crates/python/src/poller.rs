@@ -41,14 +41,12 @@ impl Poller {
             .map_err(failed)
     }
 
-    /// Reports nothing more of a session. One that is closed has left by itself.
-    fn remove(&self, py: Python<'_>, session: &Endpoint) {
-        let _ = session.with_descriptor(py, |fd| self.set.remove(fd));
-    }
-
-    /// Undoes `add_end`.
-    fn remove_end(&self, py: Python<'_>, session: &Endpoint) {
-        let _ = session.with_end_descriptor(py, |fd| self.set.remove(fd));
+    /// Reports nothing more of a session. One whose descriptors are gone has left by itself.
+    fn remove(&self, session: &Endpoint) {
+        session.with_watched(|messages, end| {
+            self.set.remove(messages);
+            self.set.remove(end);
+        });
     }
 
     /// Ends a wait that another thread is in, or the next one.

@@ -62,9 +62,13 @@ pub(crate) fn start(
 #[pyfunction]
 pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyResult<Connection> {
     let until: Deadline = deadline(timeout)?;
-    let (core, hello) = py
-        .detach(|| alongside_core::adopt::<Body>(variable, until))
-        .map_err(|reason| not_adopted(py, reason))?;
+    let mut raised = None;
+    let adopted =
+        py.detach(|| alongside_core::adopt::<Body>(variable, until, &mut || go_on(&mut raised)));
+    if let Some(error) = raised {
+        return Err(error);
+    }
+    let (core, hello) = adopted.map_err(|reason| not_adopted(py, reason))?;
     if hello.codec > PACKED {
         let text = format!("the hello has codec {}, this program knows 0 and 1", hello.codec);
         return Err(to_python(py, alongside_core::Error::Incompatible(text), None));

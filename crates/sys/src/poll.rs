@@ -132,6 +132,14 @@ pub fn wait_any(
     fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,
 ) -> Result<Result<u8, WaitEnd>, Errno> {
+    Ok(wait_any_or_end(fds, timeout)?.map(|(ready, _)| ready))
+}
+
+/// As [`wait_any`]; the second number tells which of them are hung up, and so will be ready for ever.
+pub fn wait_any_or_end(
+    fds: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> Result<Result<(u8, u8), WaitEnd>, Errno> {
     let Some(first) = fds.first() else { return Ok(Err(WaitEnd::TimedOut)) };
     let mut polled: [PollFd<'_>; 8] = std::array::from_fn(|i| {
         PollFd::from_borrowed_fd(*fds.get(i).unwrap_or(first), PollFlags::IN)
@@ -140,8 +148,12 @@ pub fn wait_any(
     match rustix::event::poll(polled, timeout.map(timespec).as_ref()) {
         Ok(0) => Ok(Err(WaitEnd::TimedOut)),
         Ok(_) => {
-            let bits = polled.iter().enumerate();
-            Ok(Ok(bits.fold(0, |all, (i, fd)| all | u8::from(!fd.revents().is_empty()) << i)))
+            let bits = |wanted: PollFlags| {
+                let hits = polled.iter().map(|fd| fd.revents().intersects(wanted));
+                hits.enumerate().fold(0, |all, (i, hit)| all | u8::from(hit) << i)
+            };
+            let over = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+            Ok(Ok((bits(PollFlags::all()), bits(over))))
         }
         Err(Errno::INTR) => Ok(Err(WaitEnd::Interrupted)),
         Err(errno) => Err(errno),

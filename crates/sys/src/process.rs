@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -56,6 +57,8 @@ pub struct Process {
     handle: Fd,
     pid: u32,
     is_child: bool,
+    /// How it ended; a child can be asked only once. The lock lets one thread ask.
+    status: Mutex<Option<i32>>,
 }
 
 /// What the kernel tells about a process that lives.
@@ -74,7 +77,7 @@ pub struct Identity {
 impl Process {
     /// Holds the process that `handle` names.
     pub fn new(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
-        Ok(Process { handle: Fd::new(handle)?, pid, is_child: false })
+        Ok(Process { handle: Fd::new(handle)?, pid, is_child: false, status: Mutex::new(None) })
     }
 
     /// Holds a child of this process.
@@ -125,6 +128,7 @@ impl Process {
         match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL) {
             // Before Linux 6.9: by number, which stays the group's as long as its leader has not
             // been reaped, and that is ours to do.
+            Errno::INVAL if self.exit_status().is_some() => Err(Errno::SRCH),
             Errno::INVAL => {
                 let pid = Pid::from_raw(self.pid as i32).ok_or(Errno::SRCH)?;
                 rustix::process::kill_process_group(pid, signal)
@@ -137,9 +141,14 @@ impl Process {
     /// lives, or if it is not our child and the kernel does not tell (before Linux 6.15).
     /// A child that has ended is reaped.
     pub fn exit_status(&self) -> Option<i32> {
-        if !self.is_over() {
-            return None;
+        let mut status = self.status.lock().ok()?;
+        if status.is_none() && self.is_over() {
+            *status = self.ask_for_status();
         }
+        *status
+    }
+
+    fn ask_for_status(&self) -> Option<i32> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
             Ok(Some(status)) => {

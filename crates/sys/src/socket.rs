@@ -70,10 +70,25 @@ pub fn shut_down(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
-/// Who made the other end, as the kernel recorded it: process, user.
+/// Who made the other end, as the kernel recorded it: process, user. The process is 0 if it lies in a
+/// process namespace that is not ours to see (for which rustix's type has no value).
 pub fn peer(socket: impl AsFd) -> Result<(u32, u32), Errno> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((credentials.pid.as_raw_nonzero().get() as u32, credentials.uid.as_raw()))
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals, and `size` is the size of `found`.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &mut size,
+        )
+    };
+    if failed != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL));
+    }
+    Ok((found.pid as u32, found.uid))
 }
 
 /// A handle on the process that made the other end. Before Linux 6.5 it is looked up by number,
@@ -95,7 +110,8 @@ pub fn peer_process(socket: impl AsFd) -> Result<OwnedFd, Errno> {
         // SAFETY: the kernel just made it for us, close-on-exec.
         return Ok(unsafe { OwnedFd::from_raw_fd(found) });
     }
-    let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
+    let (pid, _) = peer(&socket)?;
+    let pid = rustix::process::Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
