@@ -3,6 +3,9 @@
 import logging
 import os
 import queue
+import subprocess
+import sys
+import textwrap
 import threading
 
 import alongside
@@ -195,3 +198,40 @@ def test_callbacks_in_a_forked_child_are_its_own(program, inbox):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     session.send("parent")
     assert inbox.get() == "parent"
+
+
+def test_a_callback_that_exits_ends_only_itself(program, inbox):
+    one, other = (program("for m in s: s.send(m)") for _ in range(2))
+    one.on_message(lambda _: sys.exit(3))
+    other.on_message(inbox.put)
+    errors = queue.SimpleQueue()
+    one.on_error(errors.put)
+    one.send(1)
+    assert isinstance(errors.get(), SystemExit)
+    other.send(2)
+    assert inbox.get() == 2
+
+
+def test_taking_the_message_callback_away_ends_no_session(program, inbox):
+    one, other = (program("for m in s: s.send(m)") for _ in range(2))
+    other.on_close(inbox.put)
+    one.on_message(lambda _: other.on_message(None))
+    for _ in range(200):
+        other.on_message(lambda _: None)
+        one.send(1)
+        other.send(2)
+    assert other.ping(timeout=None) > 0
+    assert inbox.empty()
+
+
+def test_a_callback_that_waits_for_ever_does_not_keep_the_program_from_ending():
+    source = """
+        import alongside, sys, threading
+        echo = "import alongside; s = alongside.session(); [s.send(m) for m in s]"
+        s = alongside.start([sys.executable, "-c", echo], die_with_parent=True)
+        entered = threading.Event()
+        s.on_message(lambda _: (entered.set(), threading.Event().wait()))
+        s.send(1)
+        entered.wait()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(source)], check=True)

@@ -458,3 +458,71 @@ def test_a_small_message_behind_a_large_one_is_never_slept_through():
                 s.receive()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(source)], check=True)
+
+
+# ---- deadlines and bells that are hung up or shared --------------------------------------------
+
+
+@pytest.mark.parametrize("wait", ["wait", "ping"])
+def test_a_deadline_holds_though_the_other_side_has_closed_and_lives_on(program, wait):
+    """Its bells are hung up then, and ready for ever."""
+    session = program("s.close()\nos.read(0, 1)", stdin=alongside.PIPE)
+    with pytest.raises(alongside.Closed):
+        session.receive()
+    with pytest.raises(alongside.TimedOut if wait == "wait" else alongside.Closed):
+        getattr(session, wait)(timeout=0.05)
+    session.stdin.close()
+    assert session.wait() == 0
+
+
+def test_a_sender_is_woken_though_another_thread_waits_for_something_else(program):
+    """Who waits for an exit must not empty the bell of who waits for space."""
+    session = program("for m in s: pass")
+    thread, result = in_thread(session.wait)
+    wait_until(lambda: asleep(thread))
+    for _ in range(3000):
+        session.send(bytes(60_000))
+    session.close()
+    assert result() == 0
+
+
+def test_close_waits_for_nobody_elses_close(program):
+    session = program("os.read(0, 1)", stdin=alongside.PIPE)
+    session.send("never taken")
+    thread, result = in_thread(lambda: session.close(timeout=None))
+    wait_until(lambda: asleep(thread))
+    assert session.close(timeout=0) == 0
+    session.stdin.close()
+    assert result() == 0
+
+
+@pytest.mark.parametrize("look", ["s.alive", "s.ping(0)", "s.send(1)"])
+def test_whoever_learns_of_the_death_leaves_the_descriptor_readable(program, look):
+    import select
+
+    session = program("s.receive()")
+    fd = session.fileno()
+    session.kill()
+    session.wait()
+    try:
+        eval(look, {"s": session})
+    except alongside.PeerGone:
+        pass
+    select.select([fd], [], [])
+    with pytest.raises(alongside.PeerGone):
+        session.receive_nowait()
+
+
+def test_signals_while_a_session_is_taken_up_lose_nothing():
+    source = """
+        import alongside, signal
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        s = alongside.session(required=True)
+        s.send(s.hello)
+        s.receive()
+    """
+    for _ in range(10):
+        command = [sys.executable, "-c", textwrap.dedent(source)]
+        with alongside.start(command, hello="whole") as session:
+            assert session.receive() == "whole"

@@ -231,3 +231,73 @@ s.send("end")
     wait_until(lambda: is_asleep(os.getpid(), thread.native_id))
     session.send("go")
     thread.join()
+
+
+def test_bells_whose_ringer_is_closed_hold_nobody_past_a_deadline(program):
+    session = program(
+        BELLS
+        + """
+for fd, writes in pipes():
+    if writes: os.close(fd)
+os.write(1, b"x")
+time.sleep(1000)
+""",
+        stdout=alongside.PIPE,
+    )
+    session.stdout.read(1)
+    session.stdout.close()
+    with pytest.raises(alongside.TimedOut):
+        while True:
+            session.send(bytes(60_000), timeout=0.05)
+    with pytest.raises(alongside.TimedOut):
+        session.ping(timeout=0.05)
+    with pytest.raises(alongside.TimedOut):
+        session.wait(timeout=0.05)
+
+
+def test_a_flood_of_pings_holds_nobody_past_a_deadline(program):
+    """The ring is filled with pings once; then only the position is moved, without end."""
+    session = program(
+        """
+        import ctypes
+        maps = [l for l in open("/proc/self/maps") if "alongside-session" in l]
+        base = int(maps[0].split("-")[0], 16)
+        head = ctypes.c_uint64.from_address(base + 896)
+        tail = ctypes.c_uint64.from_address(base + 896 + 128)
+        size = 256 << 10
+        ping = (6 << 32).to_bytes(8, "little") + bytes(8)
+        ctypes.memmove(base + 4096 + size, ping * (size // 16), size)
+        os.write(1, b"x")
+        while True: head.value = tail.value + size
+    """,
+        stdout=alongside.PIPE,
+    )
+    session.stdout.read(1)
+    session.stdout.close()
+    for _ in range(3):
+        with pytest.raises(alongside.TimedOut):
+            session.receive(timeout=0.05)
+        with pytest.raises(alongside.TimedOut):
+            session.wait(timeout=0.05)
+        with pytest.raises(alongside.WouldBlock):
+            session.receive_nowait()
+
+
+def test_waiting_on_a_corrupt_ring_keeps_its_deadline(program):
+    session = program(
+        """
+        import ctypes
+        maps = [l for l in open("/proc/self/maps") if "alongside-session" in l]
+        base = int(maps[0].split("-")[0], 16)
+        ctypes.c_uint64.from_address(base + 896).value = 8
+        os.write(1, b"x")
+        time.sleep(1000)
+    """,
+        stdout=alongside.PIPE,
+    )
+    session.stdout.read(1)
+    session.stdout.close()
+    with pytest.raises(alongside.TimedOut):
+        session.wait(timeout=0.05)
+    with pytest.raises(alongside.Corrupt):
+        session.receive()
