@@ -142,6 +142,11 @@ impl<B: Buffer> Incoming<B> {
             || link.is_peer_over()
     }
 
+    /// Parts of large messages taken so far.
+    pub(crate) fn parts_taken(&self) -> u64 {
+        self.blocks_returned
+    }
+
     /// Whether a large message has begun to arrive.
     pub(crate) fn is_amid_large(&self) -> bool {
         self.partial.is_some()

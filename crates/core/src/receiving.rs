@@ -147,14 +147,13 @@ impl<B: Buffer> Session<B> {
         into: &mut Option<Target<'_>>,
     ) -> Result<Received<B>, Error> {
         let begin = Instant::now();
-        for round in 0u32.. {
+        let (mut rounds, mut parts) = (0, 0);
+        while rounds < ROUNDS {
             // Asked here too: a side that rings or writes without end never lets a sleep run out.
-            if round > 0 && deadline.is_over() {
+            if rounds > 0 && deadline.is_over() {
                 return Err(self.end_of_wait(WaitEnd::TimedOut, deadline));
             }
-            if round == ROUNDS {
-                break;
-            }
+            rounds += 1;
             {
                 let mut guard = self.rx.lock_for_sure();
                 let rx = &mut *guard;
@@ -167,6 +166,10 @@ impl<B: Buffer> Session<B> {
                 if !matches!(result, Ok(Received::Nothing)) {
                     self.settle(rx, link);
                     return result;
+                }
+                // A large message that grows is no idle round; it ends with its length.
+                if rx.parts_taken() != parts {
+                    (rounds, parts) = (1, rx.parts_taken());
                 }
                 if rx.is_amid_large() && self.spin_for_record(rx, link) {
                     continue;

@@ -90,6 +90,7 @@ impl<B: Buffer> Session<B> {
         codec: u8,
         payload: &[u8],
     ) -> Result<(), Error> {
+        self.spin.note_sent();
         if kind == Kind::Message {
             tx.producer.count_message();
             tx.sent_bytes += payload.len() as u64;

@@ -20,12 +20,21 @@ const NOT_WORTH_NS: u32 = 100_000;
 /// One of so many waits is spun all the same, to notice when the other side has become quick.
 const PROBE_EVERY: u32 = 16;
 
+/// After so many messages in a row that were found by spinning, none sent in between, this is a stream.
+const STREAM: u32 = 16;
+/// How many pauses a spin makes between two looks: at a conversation, and at a stream. A reader who
+/// looks at a stream without pause takes the line with the position away from the writer at every
+/// message (3.7 M/s); one who looks now and then finds several at once (10 M/s).
+const PAUSES: [u32; 2] = [1, 24];
+
 /// What one direction has learnt.
 #[derive(Debug, Default)]
 pub(crate) struct Spin {
     expected_ns: AtomicU32,
     waits: AtomicU32,
     is_contended: AtomicBool,
+    /// How many messages in a row were found by spinning without one being sent in between.
+    one_way: AtomicU32,
 }
 
 impl Spin {
@@ -53,13 +62,18 @@ impl Spin {
     /// Looks until `found` or until the budget is used up; says whether it was found.
     pub(crate) fn spin(&self, budget: Duration, mut found: impl FnMut() -> bool) -> bool {
         let begin = Instant::now();
+        let is_stream = self.one_way.load(Ordering::Relaxed) > STREAM;
+        let pauses = PAUSES[usize::from(is_stream)];
         loop {
             for _ in 0..16 {
                 if found() {
                     self.learn(begin.elapsed());
+                    self.one_way.fetch_add(1, Ordering::Relaxed);
                     return true;
                 }
-                std::hint::spin_loop();
+                for _ in 0..pauses {
+                    std::hint::spin_loop();
+                }
             }
             if begin.elapsed() >= budget {
                 return false;
@@ -76,6 +90,14 @@ impl Spin {
     pub(crate) fn set_contended(&self, is_contended: bool) {
         if self.is_contended.load(Ordering::Relaxed) != is_contended {
             self.is_contended.store(is_contended, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of a message that was sent: this is a conversation.
+    #[inline]
+    pub(crate) fn note_sent(&self) {
+        if self.one_way.load(Ordering::Relaxed) != 0 {
+            self.one_way.store(0, Ordering::Relaxed);
         }
     }
 

@@ -17,7 +17,7 @@ pub const RECORD_BYTES: u64 = 16;
 pub enum Kind {
     /// A whole message; `codec` says how the payload is to be read.
     Message = 1,
-    /// The first data, given to `start`; at most one, before everything else.
+    /// The first data, given to `start`; once, before any message, to the side that was started.
     Hello = 2,
     /// A large message begins; id: its length in bytes. Its parts follow, with nothing but pings and
     /// pongs between them.
