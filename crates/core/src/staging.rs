@@ -81,7 +81,7 @@ impl Stage {
         Some(block)
     }
 
-    /// How many more bytes than the free blocks hold could be staged without exceeding `limit`.
+    /// Whether `bytes` more could be staged now, in free blocks or new ones, without exceeding `limit`.
     pub(crate) fn can_hold(&self, bytes: u64, limit: u64) -> bool {
         let missing = bytes.div_ceil(BLOCK_BYTES as u64).saturating_sub(self.free.len() as u64);
         missing == 0 || (self.blocks as u64 + missing) * BLOCK_BYTES as u64 <= room(limit)

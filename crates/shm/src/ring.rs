@@ -331,11 +331,6 @@ impl Consumer {
         ring.lane.producer.finished.load(Ordering::Acquire) != 0
     }
 
-    /// Messages that the producer says it sent.
-    pub fn sent<S>(&self, ring: &Ring<'_, S>) -> u64 {
-        ring.lane.producer.sent.load(Ordering::Relaxed)
-    }
-
     /// Tells the producer how many messages the program here has taken.
     #[inline]
     pub fn tell_delivered<S>(&self, ring: &Ring<'_, S>, messages: u64) {
