@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PER_TURN = 64
 _FAREWELL_S = 1.0
+_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 _log = logging.getLogger("alongside")
 
 
@@ -33,7 +34,7 @@ class _Served:
         self.number = number
         self.message: Callable[[object], object] | None = None
         self.close: Callable[[Exception], object] | None = None
-        self.error: Callable[[BaseException], object] | None = None
+        self.error: Callable[..., object] | None = None
         self.watched: str | None = None
 
 
@@ -41,11 +42,11 @@ class Service:
     """Serves the callbacks of all sessions of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._begin_anew()
+        self.begin_anew()
 
-    def _begin_anew(self) -> None:
-        self._pid = os.getpid()
+    def begin_anew(self) -> None:
+        """Forget everything; in a forked child the thread, and who held the lock, are not there."""
+        self._lock = threading.RLock()
         self._served: dict[int, _Served] = {}
         self._numbers: dict[int, int] = {}
         self._next = 1
@@ -56,6 +57,7 @@ class Service:
     # ---- what sessions ask for ---------------------------------------------------------------
 
     def on_message(self, session: Session, callback: Callable[[object], object] | None) -> None:
+        _check(callback)
         with self._lock:
             served = self._serve(session)
             session._set_callback(callback is not None)
@@ -63,14 +65,14 @@ class Service:
             self._watch(served)
 
     def on_close(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+        _check(callback)
         with self._lock:
             served = self._serve(session)
             served.close = callback
             self._watch(served)
 
-    def on_error(
-        self, session: Session, callback: Callable[[BaseException], object] | None
-    ) -> None:
+    def on_error(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+        _check(callback)
         with self._lock:
             self._serve(session).error = callback
 
@@ -78,7 +80,7 @@ class Service:
         """Serve a session no longer: it is about to be closed from here."""
         with self._lock:
             number = self._numbers.get(id(session))
-            if number is None or self._pid != os.getpid():
+            if number is None:
                 return
             served = self._served[number]
             self._unwatch(served)
@@ -90,7 +92,7 @@ class Service:
         with self._lock:
             thread, poller = self._thread, self._poller
             self._stopping = True
-        if poller is not None and self._pid == os.getpid():
+        if poller is not None:
             poller.wake()
         if thread is not None and thread is not threading.current_thread():
             # A callback that waits for ever shall not keep the program from ending.
@@ -99,8 +101,6 @@ class Service:
     # ---- bookkeeping -------------------------------------------------------------------------
 
     def _serve(self, session: Session) -> _Served:
-        if self._pid != os.getpid():
-            self._begin_anew()
         number = self._numbers.get(id(session))
         if number is None:
             number = self._next
@@ -198,4 +198,16 @@ class Service:
             _log.error("%r raised, in %r", served.error, served.session, exc_info=second)
 
 
+def _check(callback: Callable[..., object] | None) -> None:
+    """Refuse at once what could only fail at each message."""
+    if callback is not None and not callable(callback):
+        msg = f"{callback!r} cannot be called; a callback is a function, or None to take it away"
+        raise TypeError(msg)
+    code = getattr(callback, "__code__", None)
+    if code is not None and code.co_flags & _COROUTINE:
+        msg = f"{callback!r} is an async function, which nobody here would await"
+        raise TypeError(msg)
+
+
 the_service = Service()
+os.register_at_fork(after_in_child=the_service.begin_anew)

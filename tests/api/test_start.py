@@ -327,6 +327,14 @@ def test_bad_arguments_are_refused_before_anything_starts():
         alongside.start(["true"], hello=[object()])
     with pytest.raises(ValueError, match="null byte"):
         alongside.start(["true"], env={"A": "b\0c"})
+    with pytest.raises(ValueError, match=r"command\[1\] has a null byte"):
+        alongside.start(["true", "a\0b"])
+    with pytest.raises(TypeError, match=r"command\[1\] is 3, expected text"):
+        alongside.start(["true", 3])
+    with pytest.raises(TypeError, match="the command is None, expected a program"):
+        alongside.start(None)
+    with pytest.raises(TypeError, match="max_message is '1MB', expected a number"):
+        alongside.start(["true"], max_message="1MB")
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -396,6 +404,29 @@ def test_garbage_in_the_variable_is_named_and_gone_afterwards(monkeypatch, value
     with pytest.raises(error, match=text):
         alongside.session()
     assert alongside.session() is None
+
+
+def test_a_program_that_starts_itself_is_stopped_at_the_second_time(tmp_path):
+    file = tmp_path / "selfish.py"
+    file.write_text("import alongside\nalongside.start(__file__)\n")
+    first = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
+    assert "is about to start itself again" in first.stderr
+    assert first.stderr.count("selfish.py") < 6, "it went on for ever"
+
+
+def test_a_program_may_start_its_own_file_with_other_arguments(tmp_path):
+    file = tmp_path / "family.py"
+    file.write_text(
+        "import alongside, sys\n"
+        "s = alongside.session()\n"
+        "if len(sys.argv) < 4:\n"
+        "    child = alongside.start([__file__, *sys.argv[1:], 'more'])\n"
+        "    print(child.receive())\n"
+        "else: s.send('deep')\n"
+        "if s and len(sys.argv) < 4: s.send('deeper')\n"
+    )
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "deeper"
 
 
 def test_a_program_started_by_a_person_has_no_session():
