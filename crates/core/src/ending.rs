@@ -88,7 +88,11 @@ impl<B: Buffer> Session<B> {
         self.delivered_at_close.store(delivered, Ordering::Relaxed);
         tx.stage = crate::staging::Stage::default();
         drop(tx);
-        self.rx.lock_for_sure().shut();
+        {
+            let mut rx = self.rx.lock_for_sure();
+            rx.link = None;
+            rx.shut();
+        }
         alongside_sys::socket::shut_down(&link.control);
         Ok(delivered)
     }

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 use alongside_shm::{Consumer, Kind, Record, Region, Ring};
 use alongside_sys::Errno;
@@ -98,7 +97,6 @@ pub(crate) enum Step<B> {
 /// The reading side.
 #[derive(Debug)]
 pub(crate) struct Incoming<B> {
-    pub(crate) link: Option<Arc<Link>>,
     pub(crate) consumer: Consumer,
     inbox: VecDeque<Message<B>>,
     inbox_bytes: u64,
@@ -114,10 +112,8 @@ pub(crate) struct Incoming<B> {
 }
 
 impl<B: Buffer> Incoming<B> {
-    pub(crate) fn new(link: Arc<Link>) -> Incoming<B> {
-        let expects_hello = link.is_joiner();
+    pub(crate) fn new(link: &Link) -> Incoming<B> {
         Incoming {
-            link: Some(link),
             consumer: Consumer::default(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -129,7 +125,7 @@ impl<B: Buffer> Incoming<B> {
             ping: None,
             pong: None,
             beacon_is_lit: false,
-            expects_hello,
+            expects_hello: link.is_joiner(),
         }
     }
 
@@ -140,6 +136,11 @@ impl<B: Buffer> Incoming<B> {
             || self.consumer.has_record(&ring)
             || self.consumer.is_finished(&ring)
             || link.is_peer_over()
+    }
+
+    /// Whether something is there that need not be looked for.
+    pub(crate) fn knows_of_more(&self) -> bool {
+        !self.inbox.is_empty() || self.consumer.knows_of_record()
     }
 
     /// Parts of large messages taken so far.
@@ -153,7 +154,7 @@ impl<B: Buffer> Incoming<B> {
     }
 
     /// Hands the next message to the program, if there is one.
-    pub(crate) fn step(&mut self, link: &Link, mut want: Want<'_>) -> Result<Step<B>, Error> {
+    pub(crate) fn step(&mut self, link: &Link, want: &mut Want<'_>) -> Result<Step<B>, Error> {
         let ring = link.incoming();
         if let (Some(into), Some(message)) = (&want.into, self.inbox.front()) {
             into.check(message.codec, message.body.bytes().len() as u64)?;
@@ -173,10 +174,10 @@ impl<B: Buffer> Incoming<B> {
                 return Ok(Step::Long);
             }
             let step = match record.kind {
-                Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, &mut want)?,
+                Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, want)?,
                 Kind::Part if !want.large => return Ok(Step::Long),
                 Kind::Large | Kind::LargeHello if !want.large => return Ok(Step::Long),
-                _ => self.advance(link, &ring, &record, &mut want)?,
+                _ => self.advance(link, &ring, &record, want)?,
             };
             let (is_hello, bytes) = match &step {
                 Step::Message(message) => (message.is_hello, message.body.bytes().len()),
@@ -431,7 +432,6 @@ impl<B: Buffer> Incoming<B> {
 
     /// Lets everything go.
     pub(crate) fn shut(&mut self) {
-        self.link = None;
         self.inbox.clear();
         self.inbox_bytes = 0;
         self.partial = None;

@@ -5,8 +5,6 @@
 //! if it is held up beyond the deadline it is abandoned, for which sixteen bytes of the ring are always
 //! kept free, and the reader forgets what it has of it.
 
-use std::sync::Arc;
-
 use alongside_shm::{Kind, Producer, Record, Region, Ring};
 
 use crate::error::Error;
@@ -17,9 +15,8 @@ use crate::staging::Stage;
 pub(crate) const BARE_BYTES: u64 = 16;
 
 /// The writing side.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Outgoing {
-    pub(crate) link: Option<Arc<Link>>,
     pub(crate) producer: Producer,
     pub(crate) stage: Stage,
     pub(crate) sent_bytes: u64,
@@ -29,17 +26,6 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn new(link: Arc<Link>) -> Outgoing {
-        Outgoing {
-            link: Some(link),
-            producer: Producer::default(),
-            stage: Stage::default(),
-            sent_bytes: 0,
-            reader_is_away: false,
-            peer_checked_ns: 0,
-        }
-    }
-
     /// Whether a record with so many bytes of payload fits, and the reserve remains.
     pub(crate) fn has_space(
         &mut self,

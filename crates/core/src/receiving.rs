@@ -40,14 +40,15 @@ impl<B: Buffer> Session<B> {
     pub fn try_receive(&self, spin: bool, into: Option<Target<'_>>) -> Result<Received<B>, Error> {
         self.check_ours()?;
         let Some(mut guard) = self.rx.try_lock() else { return Ok(Received::Long) };
-        let rx = &mut *guard;
-        let Some(link) = rx.link.clone() else { return Err(self.closed()) };
-        if spin && !rx.is_ready(&link) {
-            self.spin_for_record(rx, &link);
+        let Some((link, rx)) = guard.parts() else { return Err(self.closed()) };
+        if spin && !rx.knows_of_more() {
+            self.spin.hold_back();
+            if !rx.is_ready(link) {
+                self.spin_for_record(rx, link);
+            }
         }
         let want = Want { into, has_turn: false, large: false };
-        let result = self.step(rx, &link, want);
-        self.settle(rx, &link);
+        let result = self.step_and_settle(rx, link, want);
         drop(guard);
         self.flush_pong();
         result
@@ -58,14 +59,12 @@ impl<B: Buffer> Session<B> {
     pub fn receive_now(&self, into: Option<Target<'_>>) -> Result<Received<B>, Error> {
         self.check_ours()?;
         let mut guard = self.rx.lock_for_sure();
-        let rx = &mut *guard;
-        let Some(link) = rx.link.clone() else { return Err(self.closed()) };
-        if !rx.is_ready(&link) {
-            self.look(rx, &link).map_err(|error| self.fail(error))?;
+        let Some((link, rx)) = guard.parts() else { return Err(self.closed()) };
+        if !rx.is_ready(link) {
+            self.look(rx, link).map_err(|error| self.fail(error))?;
         }
         let want = Want { into, has_turn: false, large: true };
-        let result = self.step(rx, &link, want);
-        self.settle(rx, &link);
+        let result = self.step_and_settle(rx, link, want);
         drop(guard);
         self.flush_pong();
         result
@@ -107,9 +106,7 @@ impl<B: Buffer> Session<B> {
             self.settle(&mut rx, &link);
             if rx.is_ready(&link) {
                 let want = Want { into, has_turn: false, large: false };
-                let result = self.step(&mut rx, &link, want);
-                self.settle(&mut rx, &link);
-                return result;
+                return self.step_and_settle(&mut rx, &link, want);
             }
             link
         };
@@ -123,8 +120,7 @@ impl<B: Buffer> Session<B> {
             self.note(&mut rx, &link, &ready)?;
         }
         let want = Want { into, has_turn: false, large: false };
-        let result = self.step(&mut rx, &link, want);
-        self.settle(&mut rx, &link);
+        let result = self.step_and_settle(&mut rx, &link, want);
         drop(rx);
         self.flush_pong();
         result
@@ -160,9 +156,9 @@ impl<B: Buffer> Session<B> {
                 if rx.link.is_none() {
                     return Err(self.closed());
                 }
-                let want =
+                let mut want =
                     Want { into: into.as_mut().map(Target::again), has_turn: true, large: true };
-                let result = self.step(rx, link, want);
+                let result = self.step(rx, link, &mut want);
                 if !matches!(result, Ok(Received::Nothing)) {
                     self.settle(rx, link);
                     return result;
@@ -200,28 +196,61 @@ impl<B: Buffer> Session<B> {
         Err(Error::Interrupted)
     }
 
+    /// One step, and the poll set left as it has to be.
+    #[inline]
+    fn step_and_settle(
+        &self,
+        rx: &mut Incoming<B>,
+        link: &Link,
+        mut want: Want<'_>,
+    ) -> Result<Received<B>, Error> {
+        let result = self.step(rx, link, &mut want);
+        self.settle(rx, link);
+        result
+    }
+
     /// One step, and what it means that there is nothing.
     fn step(
         &self,
         rx: &mut Incoming<B>,
         link: &Link,
-        want: Want<'_>,
+        want: &mut Want<'_>,
     ) -> Result<Received<B>, Error> {
         if let Some(reason) = self.ended.get() {
             return Err(reason.clone());
         }
-        // Looked at before the step: what was sent before the end is then seen by the step.
-        let is_finished = rx.consumer.is_finished(&link.incoming());
-        let is_peer_over = link.is_peer_over();
-        let stepped = rx.step(link, want).map_err(|error| self.fail(error));
+        let stepped = match rx.step(link, want) {
+            // Only now: a look at the end for every message would take the writer's line away from
+            // it each time, which halves a stream between distant processors.
+            Ok(Step::Empty) => self.step_at_end(rx, link, want),
+            Ok(step) => Ok(step),
+            Err(error) => Err(self.fail(error)),
+        };
         self.note_pings(rx);
-        match stepped? {
-            Step::Message(message) => Ok(Received::Message(message)),
-            Step::Filled(bytes) => Ok(Received::Filled(bytes)),
-            Step::Long => Ok(Received::Long),
+        Ok(match stepped? {
+            Step::Message(message) => Received::Message(message),
+            Step::Filled(bytes) => Received::Filled(bytes),
+            Step::Long => Received::Long,
+            Step::Empty => Received::Nothing,
+        })
+    }
+
+    /// A step where there was nothing: if the other side has ended, what it sent before that comes
+    /// first, and then the end.
+    fn step_at_end(
+        &self,
+        rx: &mut Incoming<B>,
+        link: &Link,
+        want: &mut Want<'_>,
+    ) -> Result<Step<B>, Error> {
+        let is_finished = rx.consumer.is_finished(&link.incoming());
+        if !is_finished && !link.is_peer_over() {
+            return Ok(Step::Empty);
+        }
+        match rx.step(link, want).map_err(|error| self.fail(error))? {
             Step::Empty if is_finished => Err(Error::Closed { by_me: false }),
-            Step::Empty if is_peer_over => Err(self.peer_gone()),
-            Step::Empty => Ok(Received::Nothing),
+            Step::Empty => Err(self.peer_gone()),
+            step => Ok(step),
         }
     }
 

@@ -68,9 +68,7 @@ impl<B: Buffer> Session<B> {
         }
         self.check_size(payload.len())?;
         let Some(mut tx) = self.tx.try_lock() else { return Ok(Sent::Long) };
-        let tx = &mut *tx;
-        let Some(link) = &tx.link else { return Err(self.closed()) };
-        let link = &Arc::clone(link);
+        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
         self.check_listener(tx, link)?;
         let ring = link.outgoing();
         if !tx.has_space(&ring, payload.len() as u64).map_err(|error| self.fail(error))? {

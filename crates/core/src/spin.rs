@@ -22,10 +22,10 @@ const PROBE_EVERY: u32 = 16;
 
 /// After so many messages in a row that were found by spinning, none sent in between, this is a stream.
 const STREAM: u32 = 16;
-/// How many pauses a spin makes between two looks: at a conversation, and at a stream. A reader who
-/// looks at a stream without pause takes the line with the position away from the writer at every
-/// message (3.7 M/s); one who looks now and then finds several at once (10 M/s).
-const PAUSES: [u32; 2] = [1, 24];
+/// How many pauses (of 5 to 50 ns each) a reader makes before it looks again: in a conversation, and
+/// at a stream. Every look takes the line with the position away from the writer. Who looks at a
+/// stream without pause does so at every message; who looks now and then finds several at once.
+const PAUSES: [u32; 2] = [1, 64];
 
 /// What one direction has learnt.
 #[derive(Debug, Default)]
@@ -62,8 +62,7 @@ impl Spin {
     /// Looks until `found` or until the budget is used up; says whether it was found.
     pub(crate) fn spin(&self, budget: Duration, mut found: impl FnMut() -> bool) -> bool {
         let begin = Instant::now();
-        let is_stream = self.one_way.load(Ordering::Relaxed) > STREAM;
-        let pauses = PAUSES[usize::from(is_stream)];
+        let pauses = PAUSES[usize::from(self.is_stream())];
         loop {
             for _ in 0..16 {
                 if found() {
@@ -79,6 +78,20 @@ impl Spin {
                 return false;
             }
         }
+    }
+
+    /// For a reader who has taken all it knew of: lets a stream get ahead before the next look.
+    #[inline]
+    pub(crate) fn hold_back(&self) {
+        if self.is_stream() {
+            for _ in 0..PAUSES[1] {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        self.one_way.load(Ordering::Relaxed) > STREAM
     }
 
     /// Whether coming back from a sleep is dear.

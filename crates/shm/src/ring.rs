@@ -249,11 +249,16 @@ pub struct Consumer {
 }
 
 impl Consumer {
+    /// Whether a record waits that was seen at an earlier look.
+    #[inline]
+    pub fn knows_of_record(&self) -> bool {
+        self.head_seen != self.tail
+    }
+
     /// Whether a published record waits. One load; may be called without end.
     #[inline]
     pub fn has_record<S>(&self, ring: &Ring<'_, S>) -> bool {
-        self.head_seen != self.tail
-            || ring.lane.producer.head.load(Ordering::Relaxed) != self.head_seen
+        self.knows_of_record() || ring.lane.producer.head.load(Ordering::Relaxed) != self.head_seen
     }
 
     /// The record that comes next; it stays in the ring until [`Consumer::release`].
