@@ -79,13 +79,9 @@ class Service:
     def leave(self, session: Session) -> None:
         """Serve a session no longer: it is about to be closed from here."""
         with self._lock:
-            number = self._numbers.get(id(session))
-            if number is None:
-                return
-            served = self._served[number]
-            self._unwatch(served)
-            self._drop(served)
-        session._set_callback(False)
+            served = self._served.get(self._numbers.get(id(session), 0))
+            if served is not None:
+                self._lay_down(served)
 
     def stop(self) -> None:
         """End the thread, after the callback that runs now."""
@@ -163,24 +159,29 @@ class Service:
             except Invalid as error:
                 self._report(served, error, "a message could not be decoded")
                 continue
+            except MemoryError as error:
+                # It stays receivable, so trying again would not end. The session is not over.
+                self._lay_down(served)
+                self._report(served, error, "no memory for a message; its callbacks end")
+                return
             except Exception as error:
                 self._end(served, error)
                 return
             self._call(served, callback, message)
 
-    def _end(self, served: _Served, reason: Exception | None) -> None:
+    def _lay_down(self, served: _Served) -> bool:
+        """Serve it no longer; False if that is so already."""
         with self._lock:
             if served.number not in self._served:
-                return
+                return False
             self._unwatch(served)
             self._drop(served)
         served.session._set_callback(False)
-        self._deliver_end(served, reason)
+        return True
 
-    def _deliver_end(self, served: _Served, reason: Exception | None) -> None:
-        callback, served.close = served.close, None
-        if callback is not None:
-            self._call(served, callback, reason)
+    def _end(self, served: _Served, reason: Exception) -> None:
+        if self._lay_down(served) and served.close is not None:
+            self._call(served, served.close, reason)
 
     def _call(self, served: _Served, callback: Callable[..., object], argument: object) -> None:
         try:

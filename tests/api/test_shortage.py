@@ -163,6 +163,35 @@ def test_a_message_without_memory_stays_and_can_be_received_later():
     """)
 
 
+def test_callbacks_end_at_a_message_without_memory_which_stays():
+    # More than malloc's reserve for a thread, 64 MiB.
+    run("""
+        import logging, queue
+        logging.disable()
+        MAKE = "import alongside; s = alongside.session(); [s.send(bytes(m)) for m in s]"
+        s = alongside.start([sys.executable, "-c", MAKE])
+        got, errors = queue.SimpleQueue(), queue.SimpleQueue()
+        s.on_error(errors.put)
+        s.on_message(got.put)
+        s.send(1)
+        assert got.get() == bytes(1)
+        with open("/proc/self/statm") as statm:
+            size = int(statm.read().split()[0]) * 4096
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20), hard))
+        try:
+            s.send(80_000_000)
+            assert isinstance(errors.get(), MemoryError)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        assert len(s.receive()) == 80_000_000
+        s.on_message(got.put)
+        s.send(2)
+        assert got.get() == bytes(2)
+        s.close()
+    """)
+
+
 def test_staging_memory_that_is_not_to_be_had_is_an_error_and_the_session_goes_on():
     run("""
         s = alongside.start(ECHO)

@@ -175,14 +175,14 @@ impl<B: Buffer> Session<B> {
         }
     }
 
-    /// Whether the session ended with the orderly word of the other side.
+    /// Why the session is over, if it is.
     pub fn end_reason(&self) -> Option<Error> {
         if let Some(reason) = self.ended.get() {
             return Some(reason.clone());
         }
         let mut rx = self.rx.lock_for_sure();
-        let link = rx.link.clone()?;
-        let _ = self.look(&mut rx, &link);
-        self.check_peer(&rx, &link).err()
+        let (link, rx) = rx.parts()?;
+        let looked = self.look(rx, link).map_err(|error| self.fail(error));
+        looked.and_then(|()| self.check_peer(rx, link)).err()
     }
 }

@@ -249,6 +249,8 @@ impl<B: Buffer> Session<B> {
         }
         match rx.step(link, want).map_err(|error| self.fail(error))? {
             Step::Empty if is_finished => Err(Error::Closed { by_me: false }),
+            // To say how it ended may take until it has: not for a caller who holds others up.
+            Step::Empty if !want.large => Ok(Step::Long),
             Step::Empty => Err(self.peer_gone()),
             step => Ok(step),
         }

@@ -45,9 +45,9 @@ impl<B: Buffer> Session<B> {
         Ok(())
     }
 
-    /// Whether the other side still listens.
+    /// Whether the session is open on both sides.
     #[inline]
-    fn check_listener(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
+    fn check_not_closed(&self, link: &Link) -> Result<(), Error> {
         if let Some(reason) = self.ended.get() {
             return Err(reason.clone());
         }
@@ -55,6 +55,12 @@ impl<B: Buffer> Session<B> {
         if alongside_shm::Consumer::default().is_finished(&link.incoming()) {
             return Err(Error::Closed { by_me: false });
         }
+        Ok(())
+    }
+
+    /// Whether the other side still listens.
+    fn check_listener(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
+        self.check_not_closed(link)?;
         if tx.peer_is_over(link) { Err(self.peer_gone()) } else { Ok(()) }
     }
 
@@ -69,9 +75,12 @@ impl<B: Buffer> Session<B> {
         self.check_size(payload.len())?;
         let Some(mut tx) = self.tx.try_lock() else { return Ok(Sent::Long) };
         let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
-        self.check_listener(tx, link)?;
+        self.check_not_closed(link)?;
         let ring = link.outgoing();
-        if !tx.has_space(&ring, payload.len() as u64).map_err(|error| self.fail(error))? {
+        // To say how the other side ended may take until it has.
+        if tx.peer_is_over(link)
+            || !tx.has_space(&ring, payload.len() as u64).map_err(|error| self.fail(error))?
+        {
             return Ok(Sent::Long);
         }
         self.push_message(tx, link, &ring, Kind::Message, codec, payload)?;

@@ -206,7 +206,7 @@ impl<B: Buffer> Session<B> {
         }
         let mut rx = self.rx.lock_for_sure();
         let Some((link, rx)) = rx.parts() else { return false };
-        self.look(rx, link).is_ok()
+        self.look(rx, link).map_err(|error| self.fail(error)).is_ok()
             && !link.is_peer_over()
             && !rx.consumer.is_finished(&link.incoming())
     }

@@ -165,7 +165,13 @@ pub fn start<B: Buffer>(
 /// The process's one [`Life`]; a forked child gets one of its own.
 fn own_life() -> Result<Arc<Life>, Errno> {
     static LIFE: Mutex<Option<(u32, Arc<Life>)>> = Mutex::new(None);
-    let mut life = LIFE.lock().map_err(|_| Errno::CANCELED)?;
+    let Ok(mut life) = LIFE.try_lock() else {
+        // Taken at this moment, or for ever, if this process was forked at such a moment. A life
+        // that nobody can share lasts as long as the process all the same.
+        let own = Arc::new(Life::new()?);
+        std::mem::forget(Arc::clone(&own));
+        return Ok(own);
+    };
     let generation = fork::generation();
     match &*life {
         Some((of, life)) if *of == generation => Ok(Arc::clone(life)),

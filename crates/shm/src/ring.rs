@@ -167,12 +167,6 @@ impl Producer {
         Ok(())
     }
 
-    /// Whether everything that was published has been taken off the ring.
-    pub fn is_drained<S>(&mut self, ring: &Ring<'_, S>) -> Result<bool, Corrupt> {
-        self.observe_tail(ring)?;
-        Ok(self.tail_seen == self.head)
-    }
-
     /// Writes a record behind the others; invisible until [`Producer::publish`]. The caller has
     /// seen [`Producer::has_space`] for its footprint.
     #[inline]
@@ -323,11 +317,6 @@ impl Consumer {
     /// Asks to be rung at the next record, or at the end. Look again before sleeping.
     pub fn arm<S>(&self, ring: &Ring<'_, S>) {
         arm(&ring.lane.data_flag.armed);
-    }
-
-    /// No longer wants to be rung.
-    pub fn disarm<S>(&self, ring: &Ring<'_, S>) {
-        disarm(&ring.lane.data_flag.armed);
     }
 
     /// Whether the producer said that nothing will follow. What it sent before may still wait:

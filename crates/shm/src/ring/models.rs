@@ -97,7 +97,6 @@ fn consume(shared: &Shared, count: u64) {
             if consumer.peek(&ring).unwrap().is_none() {
                 shared.data_bell.wait();
             }
-            consumer.disarm(&ring);
             continue;
         };
         assert_eq!(found.id, expected);
