@@ -28,6 +28,7 @@ const ROUNDS: u32 = 1024;
 
 /// What one sleep looks at beside the other side's end.
 struct Watched<'a> {
+    peer: bool,
     extra: Option<BorrowedFd<'a>>,
     wants_space: bool,
     wants_data: bool,
@@ -75,6 +76,9 @@ impl<B: Buffer> Session<B> {
         let beacon = Arc::new(Beacon::new().map_err(Error::os("making a descriptor to wait on"))?);
         let _entry = Entry::new(self, Arc::clone(&beacon));
         for _ in 0..ROUNDS {
+            // Before `done` looks: an end that is seen between its look and the sleep, by another thread,
+            // would wake nobody here if the other side were no longer watched.
+            let is_peer_watched = !link.is_peer_over();
             let room = how.takes_in && self.take_in(link)?;
             if how.wants_space {
                 link.space_ear.drain();
@@ -87,7 +91,12 @@ impl<B: Buffer> Session<B> {
                 return Err(Error::TimedOut);
             }
             let end = if how.takes_in && !room { deadline.at_most(LOOK_AGAIN) } else { deadline };
-            let watch = Watched { extra, wants_space: how.wants_space, wants_data: room };
+            let watch = Watched {
+                peer: is_peer_watched,
+                extra,
+                wants_space: how.wants_space,
+                wants_data: room,
+            };
             match self.sleep(link, end, &beacon, watch) {
                 Err(Error::TimedOut) if !deadline.is_over() => {}
                 slept => slept?,
@@ -105,8 +114,7 @@ impl<B: Buffer> Session<B> {
         watch: Watched<'_>,
     ) -> Result<(), Error> {
         let mut fds = vec![beacon.as_fd()];
-        let is_peer_watched = !link.is_peer_over();
-        if is_peer_watched {
+        if watch.peer {
             fds.extend([link.control.as_fd(), link.peer.as_fd()]);
         }
         let ears_at = fds.len();
@@ -124,7 +132,7 @@ impl<B: Buffer> Session<B> {
         if (ears_at..ears_end).any(|i| over >> i & 1 != 0) {
             link.set_ears_over();
         }
-        if is_peer_watched && ready >> 1 & 3 != 0 {
+        if watch.peer && ready >> 1 & 3 != 0 {
             let mut rx = self.rx.lock_for_sure();
             self.look(&mut rx, link)?;
             self.settle(&mut rx, link);
