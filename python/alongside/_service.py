@@ -17,6 +17,7 @@ from ._errors import Invalid, WouldBlock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ._session import Session
 
@@ -32,9 +33,9 @@ class _Served:
     def __init__(self, session: Session, number: int) -> None:
         self.session = session
         self.number = number
-        self.message: Callable[[object], object] | None = None
-        self.close: Callable[[Exception], object] | None = None
-        self.error: Callable[..., object] | None = None
+        self.message: Callable[[Any], object] | None = None
+        self.close: Callable[[Any], object] | None = None
+        self.error: Callable[[Any], object] | None = None
         self.watched: str | None = None
 
 
@@ -56,7 +57,7 @@ class Service:
 
     # ---- what sessions ask for ---------------------------------------------------------------
 
-    def on_message(self, session: Session, callback: Callable[[object], object] | None) -> None:
+    def on_message(self, session: Session, callback: Callable[[Any], object] | None) -> None:
         _check(callback)
         with self._lock:
             served = self._serve(session)
@@ -64,17 +65,19 @@ class Service:
             served.message = callback
             self._watch(served)
 
-    def on_close(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+    def on_close(self, session: Session, callback: Callable[[Any], object] | None) -> None:
         _check(callback)
         with self._lock:
             served = self._serve(session)
             served.close = callback
             self._watch(served)
 
-    def on_error(self, session: Session, callback: Callable[[Exception], object] | None) -> None:
+    def on_error(self, session: Session, callback: Callable[[Any], object] | None) -> None:
         _check(callback)
         with self._lock:
-            self._serve(session).error = callback
+            served = self._serve(session)
+            served.error = callback
+            self._watch(served)
 
     def leave(self, session: Session) -> None:
         """Serve a session no longer: it is about to be closed from here."""
@@ -107,16 +110,20 @@ class Service:
 
     def _watch(self, served: _Served) -> None:
         wanted = "messages" if served.message else "end" if served.close else None
-        if wanted == served.watched:
+        if wanted != served.watched:
+            self._unwatch(served)
+        if wanted is None and served.error is None:
+            self._drop(served)
+        if wanted in {served.watched, None}:
             return
-        self._unwatch(served)
-        if wanted is None:
-            if served.error is None:
-                self._drop(served)
-            return
-        poller = self._poller = self._poller or _core.Poller()
-        add = poller.add if wanted == "messages" else poller.add_end
-        add(served.session, served.number)
+        try:
+            poller = self._poller = self._poller or _core.Poller()
+            add = poller.add if wanted == "messages" else poller.add_end
+            add(served.session, served.number)
+        except BaseException:
+            # Over, or no descriptors: then it has no callbacks, and can be received from.
+            self._lay_down(served)
+            raise
         served.watched = wanted
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="alongside", daemon=True)
@@ -138,11 +145,12 @@ class Service:
         assert poller is not None
         while not self._stopping:
             for number in poller.wait():
-                served = self._served.get(number)
-                if served is not None and not self._stopping:
-                    self._turn(served)
+                self._turn(number)
 
-    def _turn(self, served: _Served) -> None:
+    def _turn(self, number: int) -> None:
+        served = self._served.get(number)
+        if served is None or self._stopping:
+            return
         if served.watched == "end":
             reason = served.session._end_reason()
             if reason is not None:
@@ -159,13 +167,13 @@ class Service:
             except Invalid as error:
                 self._report(served, error, "a message could not be decoded")
                 continue
-            except MemoryError as error:
-                # It stays receivable, so trying again would not end. The session is not over.
-                self._lay_down(served)
-                self._report(served, error, "no memory for a message; its callbacks end")
-                return
             except Exception as error:
-                self._end(served, error)
+                if served.session._end_reason() is None:
+                    # A shortage. The message stays receivable, so trying again would not end.
+                    self._lay_down(served)
+                    self._report(served, error, "a message cannot be taken; callbacks end")
+                else:
+                    self._end(served, error)
                 return
             self._call(served, callback, message)
 
@@ -183,7 +191,7 @@ class Service:
         if self._lay_down(served) and served.close is not None:
             self._call(served, served.close, reason)
 
-    def _call(self, served: _Served, callback: Callable[..., object], argument: object) -> None:
+    def _call(self, served: _Served, callback: Callable[[Any], object], argument: object) -> None:
         try:
             callback(argument)
         except BaseException as error:
@@ -199,7 +207,7 @@ class Service:
             _log.error("%r raised, in %r", served.error, served.session, exc_info=second)
 
 
-def _check(callback: Callable[..., object] | None) -> None:
+def _check(callback: Callable[[Any], object] | None) -> None:
     """Refuse at once what could only fail at each message."""
     if callback is not None and not callable(callback):
         msg = f"{callback!r} cannot be called; a callback is a function, or None to take it away"

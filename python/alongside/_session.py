@@ -1,7 +1,8 @@
 """Sessions: what `alongside.Session` adds to its native half, and the one of a started program.
 
 A program's start waits for this module to load, so what few programs need, or only later, stands
-elsewhere: starting others, callbacks, the exceptions.
+elsewhere: starting others, callbacks. The exceptions load at once: they are raised where nothing
+could be loaded, amid a fork, in a signal handler, with no descriptor left.
 """
 
 import _thread
@@ -11,6 +12,7 @@ import os
 import sys
 
 from . import _core
+from ._errors import Closed, NotStarted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ _ADOPT_TIMEOUT = 10.0
 _CLOSE_TIMEOUT = 5.0
 
 
-class Session(_core.Endpoint):
+class Session(_core.Session):
     """Two-way, ordered messages with one other program.
 
     `start` and `session` give one; both ends have the same methods. Any number of threads may use
@@ -54,7 +56,14 @@ class Session(_core.Endpoint):
         """
         return self._messages(None)
 
-    def messages(self, type: "type[_T]") -> "Iterator[_T]":
+    if TYPE_CHECKING:
+
+        @overload
+        def messages(self, type: "type[_T]") -> "Iterator[_T]": ...
+        @overload
+        def messages(self, type: object) -> "Iterator[Any]": ...
+
+    def messages(self, type: object) -> "Iterator[Any]":
         """Give each message as it arrives, checked and converted to `type`.
 
         Raises:
@@ -63,15 +72,13 @@ class Session(_core.Endpoint):
         """
         return self._messages(type)
 
-    def _messages(self, kind: "type[_T] | None") -> "Iterator[_T]":
+    def _messages(self, kind: object) -> "Iterator[Any]":
         if self._is_closed:
             # Iterating over what was closed here before is a mistake, not an end.
             self.receive()
-        from ._errors import Closed
-
         while True:
             try:
-                message = self.receive() if kind is None else self.receive(type=kind)
+                message = self.receive(type=kind)
             except Closed:
                 return
             yield message
@@ -87,7 +94,7 @@ class Session(_core.Endpoint):
         """
         _service().on_message(self, callback)
 
-    def on_close(self, callback: "Callable[[Exception], object] | None", /) -> None:
+    def on_close(self, callback: "Callable[[Any], object] | None", /) -> None:
         """Call `callback(reason)` once when the session ends, on the service thread.
 
         `reason` is the exception that `receive` would raise: `Closed`, `PeerGone` or `Corrupt`.
@@ -96,7 +103,7 @@ class Session(_core.Endpoint):
         """
         _service().on_close(self, callback)
 
-    def on_error(self, callback: "Callable[[Exception], object] | None", /) -> None:
+    def on_error(self, callback: "Callable[[Any], object] | None", /) -> None:
         """Call `callback(exception)` with what another callback raised. None takes it away."""
         _service().on_error(self, callback)
 
@@ -108,11 +115,15 @@ class Session(_core.Endpoint):
         closed too or is gone, but not beyond the deadline: that is no error, the result tells.
 
         Args:
-            timeout: seconds to wait; 0 does not wait, None waits for ever.
+            timeout: seconds to wait; 0 does not wait for the other program, None waits for ever.
 
         Returns:
             How many of the messages sent from here the other program has been handed.
+
+        Raises:
+            Busy: this is a signal's handler amid a large `send`, which has to end first.
         """
+        self._check_not_amid_a_send()
         _forget(self)
         try:
             return self._close(limit(timeout))
@@ -199,8 +210,6 @@ def session(*, required: bool = False) -> "Session | None":
             "this program was not started by another through alongside.start()\n"
             "session() without required=True gives None then"
         )
-        from ._errors import NotStarted
-
         raise NotStarted(msg)
     return found
 
@@ -243,13 +252,13 @@ def remember(session: "Session") -> None:
 def _forget(session: "Session") -> None:
     with _lock:
         _open.pop(id(session), None)
-    if service := sys.modules.get("alongside._service"):
-        service.the_service.leave(session)
+    if service := _made_service():
+        service.leave(session)
 
 
 def _close_all() -> None:
-    if service := sys.modules.get("alongside._service"):
-        service.the_service.stop()
+    if service := _made_service():
+        service.stop()
     for reference in list(_open.values()):
         session = reference()
         if session is None or not session._is_ours:
@@ -263,7 +272,17 @@ def _close_all() -> None:
     _open.clear()
 
 
+def _made_service() -> "Service | None":
+    """Give the service if there is one; its module may be loading at this moment."""
+    return getattr(sys.modules.get("alongside._service"), "the_service", None)
+
+
 def _service() -> "Service":
     from ._service import the_service
 
     return the_service
+
+
+if TYPE_CHECKING:
+    # Only `_core` imports it; tools that gather a program's modules see it here.
+    from . import _data as _data  # noqa: PLC0414 - the form that type checkers take for a use

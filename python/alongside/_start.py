@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 PIPE = -1
 """For `start(stdin=, stdout=, stderr=)`: a pipe; has the value of `subprocess.PIPE`."""
+STDOUT = -2
+"""For `start(stderr=)`: where stdout goes; has the value of `subprocess.STDOUT`."""
 DEVNULL = -3
 """For `start(stdin=, stdout=, stderr=)`: nothing; has the value of `subprocess.DEVNULL`."""
 
 _STDERR_SHOWN = 64 * 1024
+_STDERR_IN_TEXT = 2000
 _PIPE_BYTES = 1024 * 1024
 
 
@@ -62,7 +65,7 @@ def start(
         stdin: None for this program's own, `PIPE`, `DEVNULL`, a file or a descriptor, as with
             `subprocess`.
         stdout: likewise.
-        stderr: likewise. With `PIPE`, its end goes into `StartFailed`.
+        stderr: likewise, or `STDOUT`. With `PIPE`, its end goes into `StartFailed`.
         new_group: it leads a process group, which `terminate` and `kill` end as a whole.
         die_with_parent: it is killed when this process ends, however that comes about.
         max_message: the longest message, in bytes, that either side may send.
@@ -101,9 +104,7 @@ def start(
         pipes.close_theirs()
         said = pipes.end_of_stderr()
         pipes.close_ours()
-        if isinstance(error, StartFailed):
-            error.stderr = said
-        _add_hints(error, words, said)
+        _complete(error, words, said)
         raise
     pipes.close_theirs()
     session = Session(connection, hello)
@@ -124,7 +125,7 @@ def _command(command: "_Word | Sequence[_Word]", cwd: "str | PathLike[str] | Non
     try:
         os.stat(named[0] if cwd is None else os.path.join(cwd, named[0]))
     except FileNotFoundError as error:
-        _add_hints(error, named, None)
+        _complete(error, named, None)
         raise
     return [sys.executable, *named]
 
@@ -173,10 +174,18 @@ def _check_limit(max_message: object) -> None:
         raise ValueError(msg)
 
 
-def _add_hints(error: BaseException, words: list[str], said: bytes | None) -> None:
+def _complete(error: BaseException, words: list[str], said: bytes | None) -> None:
     """Tell what the program said, and what a newcomer may have meant."""
-    if said:
-        error.add_note(said.decode(errors="backslashreplace").rstrip())
+    text = said.decode(errors="backslashreplace").rstrip() if said else ""
+    if isinstance(error, StartFailed):
+        error.stderr = said
+        if text:
+            error.args = (f"{error}\nits stderr ends:\n{text[-_STDERR_IN_TEXT:]}",)
+        elif said is None and error.exit_status:
+            more = "its stderr says why; with stderr=alongside.PIPE this error has it"
+            error.args = (f"{error}\n{more}",)
+    elif text:
+        error.add_note(text)
     if isinstance(error, FileNotFoundError) and len(words) == 1 and " " in words[0]:
         error.add_note('a command with arguments is a list, like ["python", "editor.py"]; no shell')
 
@@ -206,6 +215,11 @@ class _Pipes:
         self._to_close: list[int] = []
         try:
             for name, stream in streams.items():
+                if name == "stderr" and stream == STDOUT:
+                    out = self.theirs[1]
+                    self._ours.append(None)
+                    self.theirs.append(1 if out is None else out)
+                    continue
                 ours, theirs = self._open(stream, reads=name == "stdin")
                 self._ours.append(ours)
                 self.theirs.append(theirs)
@@ -227,8 +241,9 @@ class _Pipes:
             theirs = os.open(os.devnull, os.O_RDWR)
             self._to_close.append(theirs)
             return None, theirs
-        fd = stream if isinstance(stream, int) else stream.fileno()
-        if fd < 0:
+        file = getattr(stream, "fileno", None)
+        fd = file() if file else stream
+        if not isinstance(fd, int) or fd < 0:
             msg = f"{stream!r} is no stream: a file, a descriptor, PIPE, DEVNULL or None"
             raise ValueError(msg)
         return None, fd

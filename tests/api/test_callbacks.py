@@ -1,5 +1,6 @@
 """Callbacks: in order, on one thread, never lost, never ending a session silently."""
 
+import gc
 import logging
 import os
 import queue
@@ -7,9 +8,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 
 import alongside
 import pytest
+
+from tests.conftest import HEAD, wait_until
 
 
 @pytest.fixture
@@ -235,3 +239,45 @@ def test_a_callback_that_waits_for_ever_does_not_keep_the_program_from_ending():
         entered.wait()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(source)], check=True)
+
+
+def test_a_callback_that_cannot_be_set_leaves_nothing_set(echo, inbox):
+    echo.close()
+    with pytest.raises(alongside.Closed):
+        echo.on_message(inbox.put)
+    with pytest.raises(alongside.Closed):
+        echo.receive()
+
+
+def test_callbacks_that_are_taken_away_keep_no_session():
+    session = alongside.start(
+        [sys.executable, "-c", HEAD + "s.receive()"], stderr=alongside.DEVNULL
+    )
+    for register in (session.on_error, session.on_close, session.on_message):
+        register(print)
+        register(None)
+    gone = weakref.ref(session)
+    session.kill()
+    session.wait()
+    session.close()
+    del session, register
+    wait_until(lambda: gc.collect() is not None and gone() is None)
+
+
+def test_closing_while_another_thread_sets_the_first_callback(program):
+    source = """
+        def set_one():
+            s.on_error(print)
+        thread = threading.Thread(target=set_one)
+        thread.start()
+        end = time.perf_counter() + float(sys.argv[1])
+        while time.perf_counter() < end:
+            pass
+        s.close(timeout=0)
+        thread.join()
+        """
+    for step in range(20):
+        session = program(source, step * 0.0006)
+        with pytest.raises(alongside.Closed):
+            session.receive()
+        assert session.wait() == 0

@@ -1,7 +1,9 @@
 """The orderly end: nothing lost, told apart from death, nothing left behind."""
 
 import gc
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -9,7 +11,7 @@ import textwrap
 import alongside
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import HEAD, is_asleep, wait_until
 
 
 def test_close_says_how_much_was_delivered(program):
@@ -191,3 +193,88 @@ def test_statistics_count_what_was_done(echo):
     assert seen.messages_delivered == 10
     assert seen.wakeups + seen.spins_paid > 0
     assert "messages_sent=10" in repr(seen)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "s.receive()",
+        "s.receive(timeout=0.0002)",
+        "s.wait()",
+        "s.send(bytes(60_000))",
+        "alongside.start(['sleep', '0.03'])",
+    ],
+)
+def test_a_program_ends_quietly_whatever_its_daemon_threads_are_in(call):
+    """The interpreter unwinds such a thread when it ends: through this library's frames."""
+    source = f"""
+        def work():
+            while True:
+                try:
+                    {call}
+                except (alongside.TimedOut, alongside.StartFailed):
+                    pass
+                except BaseException:
+                    return
+        for _ in range(4):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.03)
+    """
+    command = [sys.executable, "-c", HEAD + textwrap.dedent(source)]
+    for _ in range(8):
+        with alongside.start(command, stderr=alongside.PIPE) as session:
+            assert session.wait() == 0
+            assert session.stderr.read() == b""
+            session.stderr.close()
+
+
+def test_a_session_that_fails_on_one_side_is_over_on_the_other(program):
+    session = program(
+        """
+        import resource
+        s.receive()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))
+        try:
+            s.receive()
+        except OSError:
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+            sys.stdin.read()
+        """,
+        stdin=alongside.PIPE,
+    )
+    session.send("go")
+    # Needs a descriptor there.
+    with pytest.raises(alongside.PeerGone):
+        session.send(bytes(100_000_000))
+    with pytest.raises(alongside.PeerGone):
+        session.receive()
+    assert not session.alive
+    session.stdin.close()
+    assert session.wait() == 0
+
+
+def test_a_close_by_a_handler_amid_a_large_send_leaves_the_session_whole(program):
+    session = program(
+        """
+        def stop(*_):
+            try:
+                s.close()
+            except alongside.Busy:
+                seen.append("busy")
+        seen = []
+        signal.signal(signal.SIGUSR1, stop)
+        s.send("begin")
+        s.send(bytes(50_000_000))
+        s.send(bytes(50_000_000))
+        s.send(seen)
+        """,
+        max_message=50_000_000,
+    )
+    assert session.receive() == "begin"
+    wait_until(lambda: is_asleep(session.peer.pid))
+    os.kill(session.peer.pid, signal.SIGUSR1)
+    assert len(session.receive()) == 50_000_000
+    assert len(session.receive()) == 50_000_000
+    assert session.receive() == ["busy"]
+    assert session.wait() == 0

@@ -66,6 +66,33 @@ def test_a_forked_child_is_refused_and_the_parent_unharmed(echo):
     assert echo.receive() == "after"
 
 
+def test_a_child_forked_while_another_thread_fails_is_refused_and_does_not_hang(program):
+    """The first exception of a process used to be loaded when it was raised."""
+    source = """
+        def fail():
+            try:
+                s.receive(timeout=0)
+            except TimeoutError:
+                pass
+        thread = threading.Thread(target=fail)
+        thread.start()
+        end = time.perf_counter() + float(sys.argv[1])
+        while time.perf_counter() < end:
+            pass
+        if (pid := os.fork()) == 0:
+            signal.alarm(60)
+            try:
+                s.receive(timeout=0)
+            except alongside.HandleLost:
+                os._exit(0)
+        thread.join()
+        s.send(os.waitpid(pid, 0)[1])
+        """
+    for step in range(20):
+        session = program(source, step * 0.00005)
+        assert session.receive() == 0
+
+
 def test_a_child_that_drops_or_leaves_the_session_does_not_end_it(echo):
     import gc
 

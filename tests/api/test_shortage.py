@@ -163,6 +163,21 @@ def test_a_message_without_memory_stays_and_can_be_received_later():
     """)
 
 
+def test_data_that_comes_where_nothing_can_be_loaded_is_not_lost():
+    run("""
+        ORDERS = "import alongside; s = alongside.session(); s.send({'order': 1}); s.receive()"
+        s = alongside.start([sys.executable, "-c", ORDERS])
+        try:
+            with_room_for(0, lambda: s.receive())
+        except OSError as error:
+            assert error.errno == errno.EMFILE, error
+        else:
+            raise SystemExit("received")
+        assert s.receive() == {"order": 1}
+        s.send(0); s.close(); s.wait()
+    """)
+
+
 def test_callbacks_end_at_a_message_without_memory_which_stays():
     # More than malloc's reserve for a thread, 64 MiB.
     run("""

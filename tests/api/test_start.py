@@ -1,6 +1,7 @@
 """Starting a program, and every way in which that goes wrong."""
 
 import asyncio
+import gc
 import os
 import re
 import select
@@ -15,7 +16,7 @@ from pathlib import Path
 import alongside
 import pytest
 
-from tests.conftest import children, is_asleep, open_files, wait_until
+from tests.conftest import children, has_ended, is_asleep, open_files, wait_until
 
 PROGRAM = "import alongside; s = alongside.session(required=True); "
 
@@ -313,6 +314,24 @@ def test_a_file_that_is_no_program_is_an_os_error(tmp_path):
         alongside.start([file])
 
 
+def test_stderr_can_go_where_stdout_goes(tmp_path):
+    source = "import os; os.write(1, b'out '); os.write(2, b'err')"
+    with alongside.start(python(source), stdout=alongside.PIPE, stderr=alongside.STDOUT) as session:
+        session.wait()
+        assert session.stdout.read() == b"out err"
+        session.stdout.close()
+        assert session.stderr is None
+
+
+def test_the_error_of_an_early_exit_shows_what_the_program_said():
+    with pytest.raises(alongside.StartFailed) as caught:
+        alongside.start([sys.executable, "no such file.py"], stderr=alongside.PIPE)
+    assert "its stderr ends:\n" in str(caught.value)
+    assert "can't open file" in str(caught.value)
+    with pytest.raises(alongside.StartFailed, match=r"with stderr=alongside\.PIPE this"):
+        alongside.start([sys.executable, "-c", "raise SystemExit(3)"])
+
+
 def test_bad_arguments_are_refused_before_anything_starts():
     with pytest.raises(ValueError, match="empty"):
         alongside.start([])
@@ -323,7 +342,7 @@ def test_bad_arguments_are_refused_before_anything_starts():
         alongside.start(["true"], timeout=-1)
     with pytest.raises(ValueError, match="max_message"):
         alongside.start(["true"], max_message=0)
-    with pytest.raises(TypeError, match=r"data\[0\] is a object"):
+    with pytest.raises(TypeError, match=r"data\[0\] is of type object"):
         alongside.start(["true"], hello=[object()])
     with pytest.raises(ValueError, match="null byte"):
         alongside.start(["true"], env={"A": "b\0c"})
@@ -331,6 +350,8 @@ def test_bad_arguments_are_refused_before_anything_starts():
         alongside.start(["true", "a\0b"])
     with pytest.raises(TypeError, match=r"command\[1\] is 3, expected text"):
         alongside.start(["true", 3])
+    with pytest.raises(ValueError, match=r"'out\.txt' is no stream"):
+        alongside.start(["true"], stdout="out.txt")
     with pytest.raises(TypeError, match="the command is None, expected a program"):
         alongside.start(None)
     with pytest.raises(TypeError, match="max_message is '1MB', expected a number"):
@@ -427,6 +448,16 @@ def test_a_program_may_start_its_own_file_with_other_arguments(tmp_path):
     )
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "deeper"
+
+
+def test_a_tool_that_gathers_modules_finds_what_the_native_part_imports(tmp_path):
+    import modulefinder
+
+    program = tmp_path / "program.py"
+    program.write_text("import alongside\n")
+    finder = modulefinder.ModuleFinder(path=sys.path)
+    finder.run_script(str(program))
+    assert {"alongside._data", "alongside._errors", "alongside._start"} <= set(finder.modules)
 
 
 def test_a_program_started_by_a_person_has_no_session():
@@ -551,6 +582,17 @@ def test_a_program_that_is_not_tied_survives_its_starter(program):
     signal.pidfd_send_signal(inner, 0)
     signal.pidfd_send_signal(inner, signal.SIGKILL)
     os.close(inner)
+
+
+def test_a_program_that_nobody_waited_for_is_reaped_at_the_next_start():
+    with alongside.start(python("s.close()")) as session:
+        pid = session.peer.pid
+    del session
+    gc.collect()
+    wait_until(lambda: has_ended(pid))
+    with alongside.start(python("s.close()")) as session:
+        session.wait()
+    assert str(pid) not in children()
 
 
 def test_zombies_do_not_pile_up():

@@ -1,6 +1,7 @@
 """Every wait ends: on arrival, on space, at the deadline, on death, on close, on Ctrl-C."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -526,3 +527,42 @@ def test_signals_while_a_session_is_taken_up_lose_nothing():
         command = [sys.executable, "-c", textwrap.dedent(source)]
         with alongside.start(command, hello="whole") as session:
             assert session.receive() == "whole"
+
+
+def test_a_handler_amid_the_first_exception_of_a_process_does_not_hang(program):
+    source = """
+        def handle(*_):
+            try:
+                s.receive_nowait()
+            except alongside.WouldBlock:
+                pass
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]), 0.0005)
+        try:
+            s.receive_nowait()
+        except alongside.WouldBlock:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        s.send("well")
+        """
+    for step in range(1, 11):
+        assert program(source, step * 0.0001).receive() == "well"
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_bad_timeout_is_refused_whether_or_not_there_is_anything_to_wait_for(echo, timeout):
+    for call in (echo.receive, lambda timeout: echo.send(1, timeout=timeout)):
+        with pytest.raises(ValueError, match="timeout is"):
+            call(timeout=timeout)
+
+
+def test_what_has_come_is_checked_without_waiting_too(echo):
+    with pytest.raises(alongside.WouldBlock):
+        echo.receive_nowait(type=int)
+    echo.send([1, 2])
+    wait_until(lambda: select.select([echo], [], [], 0)[0])
+    assert echo.receive_nowait(type=tuple[int, ...]) == (1, 2)
+    echo.send("x")
+    wait_until(lambda: select.select([echo], [], [], 0)[0])
+    with pytest.raises(alongside.Invalid):
+        echo.receive_nowait(type=int)

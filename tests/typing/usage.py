@@ -30,7 +30,12 @@ def work(session: Session) -> None:
     assert_type(session.receive(type=Request), Request)
     assert_type(session.receive(type=dict[str, int], timeout=1.5), dict[str, int])
     assert_type(session.receive_into(bytearray(10)), int)
+    whole: int | None = session.receive(type=int | None)
+    assert whole is None or whole.bit_length()
+    assert_type(session.receive_nowait(), Any)
+    assert_type(session.receive_nowait(type=Request), Request)
     assert_type(session.messages(Request), Iterator[Request])
+    assert_type(session.messages(Request | None), Iterator[Any])
     assert_type(session.ping(), float)
     assert_type(session.wait(), int | None)
     assert_type(session.close(), int)
@@ -44,8 +49,13 @@ def work(session: Session) -> None:
         assert_type(message, Any)
     session.on_message(print)
     session.on_message(None)
+    session.on_close(ended)
     with session as same:
         assert_type(same, Session)
+
+
+def ended(reason: alongside.SessionEnded) -> None:
+    assert_type(reason, alongside.SessionEnded)
 
 
 def fail(session: Session) -> None:

@@ -25,14 +25,20 @@ impl<B: Buffer> Session<B> {
     pub(crate) fn fail(&self, error: Error) -> Error {
         if error.ends_the_session() && self.ended.set(error.clone()).is_ok() {
             self.wake_everybody();
+            // The other side must not go on waiting for us until somebody closes what is left here.
+            // (Unless descriptors were closed behind our back: the number may be another's by now.)
+            if !matches!(error, Error::HandleLost(_))
+                && let Some(link) = self.link.upgrade()
+            {
+                alongside_sys::socket::shut_down(&link.control);
+            }
         }
         error
     }
 
     /// Lets everybody who sleeps in this process look again.
     fn wake_everybody(&self) {
-        let link = self.link.lock().ok().and_then(|link| link.upgrade());
-        if let Some(link) = link
+        if let Some(link) = self.link.upgrade()
             && let Ok(beacon) = link.beacon()
         {
             beacon.light();

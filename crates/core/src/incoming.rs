@@ -88,6 +88,8 @@ pub(crate) enum Step<B> {
     Empty,
     /// Something is there that takes long.
     Long,
+    /// A message is there that grows in another caller's buffer.
+    Anothers,
     /// A message.
     Message(Message<B>),
     /// So many bytes of a message, in the caller's buffer.
@@ -182,7 +184,7 @@ impl<B: Buffer> Incoming<B> {
             let (is_hello, bytes) = match &step {
                 Step::Message(message) => (message.is_hello, message.body.bytes().len()),
                 Step::Filled(bytes) => (false, *bytes),
-                Step::Long => return Ok(Step::Empty),
+                Step::Long | Step::Anothers => return Ok(Step::Anothers),
                 Step::Empty => {
                     self.release(link, &ring, &record)?;
                     continue;
@@ -227,8 +229,7 @@ impl<B: Buffer> Incoming<B> {
                     self.inbox_bytes += weight(message.body.bytes().len() as u64);
                     self.inbox.push_back(message);
                 }
-                // The message grows in a buffer that is not ours.
-                Step::Long => return Ok(true),
+                Step::Long | Step::Anothers => return Ok(true),
                 Step::Empty | Step::Filled(_) => {}
             }
             self.release(link, &ring, &record)?;
@@ -284,7 +285,7 @@ impl<B: Buffer> Incoming<B> {
         }))
     }
 
-    /// Everything but a small message. `Step::Empty` means done, `Step::Long` not for this caller.
+    /// Everything but a small message. `Step::Empty` means done.
     fn advance(
         &mut self,
         link: &Link,
@@ -361,7 +362,7 @@ impl<B: Buffer> Incoming<B> {
             Place::Owned(body) => body.space(),
             Place::Callers => match &mut want.into {
                 Some(into) if want.has_turn => &mut *into.space,
-                _ => return Ok(Step::Long),
+                _ => return Ok(Step::Anothers),
             },
         };
         self.gallery.copy_out(block, &mut space[from..from + bytes])?;

@@ -106,7 +106,10 @@ impl<B: Buffer> Session<B> {
             self.settle(&mut rx, &link);
             if rx.is_ready(&link) {
                 let want = Want { into, has_turn: false, large: false };
-                return self.step_and_settle(&mut rx, &link, want);
+                let result = self.step_and_settle(&mut rx, &link, want);
+                drop(rx);
+                self.flush_pong();
+                return result;
             }
             link
         };
@@ -231,7 +234,7 @@ impl<B: Buffer> Session<B> {
             Step::Message(message) => Received::Message(message),
             Step::Filled(bytes) => Received::Filled(bytes),
             Step::Long => Received::Long,
-            Step::Empty => Received::Nothing,
+            Step::Empty | Step::Anothers => Received::Nothing,
         })
     }
 
@@ -359,7 +362,7 @@ impl<B: Buffer> Session<B> {
         if !self.is_ours() {
             return None;
         }
-        let link = self.link.lock().ok()?.upgrade()?;
+        let link = self.link.upgrade()?;
         Some(with(link.set.as_fd(), link.control.as_fd()))
     }
 

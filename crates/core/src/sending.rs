@@ -68,11 +68,10 @@ impl<B: Buffer> Session<B> {
     #[inline]
     pub fn try_send(&self, codec: u8, payload: &[u8]) -> Result<Sent, Error> {
         self.check_ours()?;
+        self.check_size(payload.len())?;
         if payload.len() > self.longest_inline {
-            self.check_size(payload.len())?;
             return Ok(Sent::Long);
         }
-        self.check_size(payload.len())?;
         let Some(mut tx) = self.tx.try_lock() else { return Ok(Sent::Long) };
         let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
         self.check_not_closed(link)?;

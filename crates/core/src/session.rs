@@ -117,7 +117,7 @@ pub struct Session<B: Buffer> {
     pub(crate) ended: OnceLock<Error>,
     pub(crate) attenders: Mutex<Vec<Arc<Beacon>>>,
     /// For waking without `rx`, whose holder may be waiting for somebody who wants to wake.
-    pub(crate) link: Mutex<Weak<Link>>,
+    pub(crate) link: Weak<Link>,
     /// The thread that runs callbacks for arrivals; 0 if there are none.
     pub(crate) served_by: AtomicUsize,
     /// Ends without a word when dropped: the process is dying.
@@ -155,7 +155,7 @@ impl<B: Buffer> Session<B> {
             turn: Timed::new(()),
             ended: OnceLock::new(),
             attenders: Mutex::new(Vec::new()),
-            link: Mutex::new(weak),
+            link: weak,
             served_by: AtomicUsize::new(0),
             is_disowned: AtomicBool::new(false),
             interrupted_sender: AtomicUsize::new(0),
@@ -250,7 +250,7 @@ impl<B: Buffer> Session<B> {
     }
 
     /// A signal handler that interrupted a send of this very thread would wait for itself.
-    pub(crate) fn check_not_amid_a_send(&self) -> Result<(), Error> {
+    pub fn check_not_amid_a_send(&self) -> Result<(), Error> {
         if self.interrupted_sender.load(Ordering::Relaxed) == this_thread() {
             return Err(Error::Busy(
                 "this signal handler has interrupted a send on the same session, which has to end first",
@@ -318,8 +318,10 @@ impl<B: Buffer> Session<B> {
             (all.messages_received, all.bytes_received) = (rx.delivered, rx.delivered_bytes);
         }
         // A sender that waits holds `tx`; its own message does not count yet.
-        let mut tx =
-            self.tx.lock(Some(EXIT_GRACE)).map_err(|_| Error::Busy("a send is under way"))?;
+        let mut tx = self
+            .tx
+            .lock(Some(EXIT_GRACE))
+            .map_err(|_| Error::Busy("a send or a close is under way"))?;
         (all.messages_sent, all.bytes_sent) = (tx.producer.sent(), tx.sent_bytes);
         if let Some((link, tx)) = tx.parts() {
             all.messages_delivered = tx.producer.delivered(&link.outgoing())?;

@@ -23,7 +23,7 @@ use alongside_sys::memory::{self, Access, Mapping};
 use alongside_sys::poll::wait_any;
 use alongside_sys::process::{EndSignal, Process};
 use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
-use alongside_sys::{Errno, bell, fork, own_pid, socket};
+use alongside_sys::{Errno, bell, fork, own_pid, socket, yield_now};
 
 use crate::adopt::{ENVIRONMENT_VARIABLE, check_peer, other_layout, unexpected};
 use crate::deadline::Deadline;
@@ -35,6 +35,8 @@ use crate::wire::{self, Found, Kind, Packet};
 
 /// Bytes of each ring of a started session.
 const RING_BYTES: u64 = 256 << 10;
+/// How often the process's life is tried for; it is made in a few microseconds.
+const LIFE_TRIES: u32 = 1000;
 /// How long a killed program is waited for, to reap it.
 const REAP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -165,9 +167,10 @@ pub fn start<B: Buffer>(
 /// The process's one [`Life`]; a forked child gets one of its own.
 fn own_life() -> Result<Arc<Life>, Errno> {
     static LIFE: Mutex<Option<(u32, Arc<Life>)>> = Mutex::new(None);
-    let Ok(mut life) = LIFE.try_lock() else {
-        // Taken at this moment, or for ever, if this process was forked at such a moment. A life
-        // that nobody can share lasts as long as the process all the same.
+    // Taken for a moment; or for ever, if this process was forked at such a moment.
+    let tried = (0..LIFE_TRIES).find_map(|_| LIFE.try_lock().map_err(|_| yield_now()).ok());
+    let Some(mut life) = tried else {
+        // One that nobody shares lasts as long as the process all the same.
         let own = Arc::new(Life::new()?);
         std::mem::forget(Arc::clone(&own));
         return Ok(own);

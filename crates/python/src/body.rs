@@ -144,11 +144,11 @@ pub(crate) fn not_bytes(object: &Bound<'_, PyAny>, place: &str) -> PyErr {
     let name = type_name(object);
     if object.is_instance_of::<PyMemoryView>() {
         return PyTypeError::new_err(format!(
-            "{place} is a {name} whose memory is not one-dimensional bytes\nsend .tobytes() of it"
+            "{place} is of type {name}, whose memory is not one-dimensional bytes\nsend .tobytes() of it"
         ));
     }
     PyTypeError::new_err(format!(
-        "{place} is a {name}, which cannot be sent as it is\n\
+        "{place} is of type {name}, which cannot be sent as it is\n\
          send .item() of a number, .tobytes() or .tolist() of an array"
     ))
 }

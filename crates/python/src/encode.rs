@@ -12,14 +12,14 @@
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
-    PyType,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyMemoryView, PySet,
+    PyString, PyTuple, PyType,
 };
 use rmp::encode as mp;
 
 use crate::body::{Loan, lends, not_bytes, type_name};
+use crate::named::Named;
 
 /// Payloads that are bytes themselves.
 pub(crate) const RAW: u8 = 0;
@@ -106,15 +106,6 @@ impl<'py> Payload<'py> {
             Payload::Packed(packed) => packed,
         }
     }
-}
-
-/// The bytes that plain data becomes on the wire; raises what `send` would raise.
-#[pyfunction]
-pub(crate) fn encode<'py>(
-    py: Python<'py>,
-    data: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyBytes>> {
-    Ok(PyBytes::new(py, &pack(data)?))
 }
 
 fn pack(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
@@ -281,7 +272,8 @@ fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<
     }
     let py = data.py();
     let class = data.get_type();
-    if class.is(datetime_type(py)?) {
+    static DATETIME_TYPE: Named = Named::new("datetime", "datetime");
+    if class.is(DATETIME_TYPE.get(py)?) {
         let text = data.call_method0("isoformat")?.extract::<String>()?;
         return put_extension(DATETIME, text.as_bytes(), out);
     }
@@ -295,16 +287,43 @@ fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<
         return Err(not_bytes(data, PLACE).into());
     }
     Err(PyTypeError::new_err(format!(
-        "{PLACE} is a {}, which cannot be sent\nwhat can: None, bool, int, float, str, bytes, list, \
-         tuple, dict, datetime, dataclasses and msgspec Structs, of these very types",
-        type_name(data)
+        "{PLACE} is of type {}, which cannot be sent\n{}",
+        type_name(data),
+        way_out(data)
     ))
     .into())
 }
 
-fn datetime_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static DATETIME_TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    DATETIME_TYPE.import(py, "datetime", "datetime")
+/// What to send instead of something that cannot be sent.
+fn way_out(data: &Bound<'_, PyAny>) -> String {
+    let has = |name| data.get_type().hasattr(name).unwrap_or(false);
+    if has("__members__") {
+        return "send its .value; receive(type=...) makes it again".into();
+    }
+    if data.is_instance_of::<PySet>() || data.is_instance_of::<PyFrozenSet>() {
+        return "send list(...) of it; receive(type=set) makes a set of it again".into();
+    }
+    if has("__fspath__") {
+        return "send str(...) of it".into();
+    }
+    for (base, name) in [
+        (data.is_instance_of::<PyString>(), "str"),
+        (data.is_instance_of::<PyBytes>(), "bytes"),
+        (data.is_instance_of::<PyInt>(), "int"),
+        (data.is_instance_of::<PyFloat>(), "float"),
+        (data.is_instance_of::<PyDict>(), "dict"),
+        (data.is_instance_of::<PyList>() || data.is_instance_of::<PyTuple>(), "list"),
+    ] {
+        if base {
+            return format!("send {name}(...) of it");
+        }
+    }
+    if has("isoformat") {
+        return "send .isoformat() of it; receive(type=...) makes it again".into();
+    }
+    "what can: None, bool, int, float, str, bytes, list, tuple, dict, datetime, dataclasses and msgspec \
+     Structs, of these very types"
+        .into()
 }
 
 /// A msgspec Struct as the dict that msgspec itself would make of it: renamed fields and the tag
@@ -340,10 +359,10 @@ fn put_struct(
 }
 
 fn put_dataclass(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
-    static FIELDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static FIELDS: Named = Named::new("dataclasses", "fields");
     let py = data.py();
     let mut fields = Vec::new();
-    for field in FIELDS.import(py, "dataclasses", "fields")?.call1((data,))?.try_iter()? {
+    for field in FIELDS.get(py)?.call1((data,))?.try_iter()? {
         let name = field?.getattr("name")?.cast_into::<PyString>().map_err(PyErr::from)?;
         let value = data.getattr(&name)?;
         fields.push((name, value));

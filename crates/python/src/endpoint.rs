@@ -15,6 +15,7 @@ use pyo3::types::PyBytes;
 use crate::body::{Body, Loan};
 use crate::encode::{PACKED, Payload, RAW};
 use crate::errors::{raise, to_python};
+use crate::named::Named;
 use crate::peer::{Peer, Statistics};
 
 /// Coming back to the interpreter takes this long only if another thread computes.
@@ -44,7 +45,7 @@ impl Connection {
 }
 
 /// One end of a session.
-#[pyclass(subclass, frozen, weakref, module = "alongside._core")]
+#[pyclass(name = "Session", subclass, frozen, weakref, module = "alongside._core")]
 pub(crate) struct Endpoint {
     core: Core,
     hello: Hello,
@@ -111,6 +112,7 @@ impl Endpoint {
         missing: &str,
         mut wait: impl FnMut(&mut Option<PyErr>) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
+        alongside_sys::look_again_soon();
         loop {
             let mut raised = None;
             let (result, done) = py.detach(|| {
@@ -210,6 +212,21 @@ impl Endpoint {
         Err(self.failed(py, error))
     }
 
+    /// The object that a message means.
+    #[inline]
+    fn decoded<'py>(&self, py: Python<'py>, message: Message<Body>) -> PyResult<Bound<'py, PyAny>> {
+        let codec = message.codec;
+        if codec == RAW {
+            return Ok(message.body.into_bytes(py).into_any());
+        }
+        // What cannot be decoded for want of the decoder is not lost.
+        if let Err(error) = DECODE.get(py) {
+            py.detach(|| self.core.put_back(message));
+            return Err(error);
+        }
+        unpacked(py, codec, &message.body.into_bytes(py))
+    }
+
     /// Calls `with` the descriptor to watch for messages.
     pub(crate) fn with_descriptor<T: Send>(
         &self,
@@ -234,20 +251,13 @@ impl Endpoint {
     }
 }
 
-/// The object that a message means.
-#[inline]
-fn decoded<'py>(py: Python<'py>, message: Message<Body>) -> PyResult<Bound<'py, PyAny>> {
-    let codec = message.codec;
-    let bytes = message.body.into_bytes(py);
-    if codec == RAW { Ok(bytes.into_any()) } else { unpacked(py, codec, &bytes) }
-}
+static DECODE: Named = Named::new("alongside._data", "decode");
 
 fn unpacked<'py>(
     py: Python<'py>,
     codec: u8,
     bytes: &Bound<'py, PyBytes>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     if codec != PACKED {
         return Err(raise(
             py,
@@ -255,13 +265,13 @@ fn unpacked<'py>(
             &format!("a message of codec {codec}, this program knows 0 and 1"),
         ));
     }
-    DECODE.import(py, "alongside._data", "decode")?.call1((bytes,))
+    DECODE.get(py)?.call1((bytes,))
 }
 
 /// Raises for a type that no message can be checked against, before one is taken.
 fn check_type(to: &Bound<'_, PyAny>) -> PyResult<()> {
-    static CHECK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CHECK.import(to.py(), "alongside._data", "check_type")?.call1((to,)).map(drop)
+    static CHECK: Named = Named::new("alongside._data", "check_type");
+    CHECK.get(to.py())?.call1((to,)).map(drop)
 }
 
 /// The object, checked against a type.
@@ -269,10 +279,10 @@ fn converted<'py>(
     data: Bound<'py, PyAny>,
     to: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static CONVERT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CONVERT: Named = Named::new("alongside._data", "convert");
     match to {
         None => Ok(data),
-        Some(to) => CONVERT.import(data.py(), "alongside._data", "convert")?.call1((data, to)),
+        Some(to) => CONVERT.get(data.py())?.call1((data, to)),
     }
 }
 
@@ -300,12 +310,17 @@ impl Endpoint {
     /// nothing was given.
     #[getter]
     fn hello<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let decoded = self.decoded_hello.get_or_try_init(py, || match &self.hello {
-            None => Ok::<_, PyErr>(py.None()),
-            Some((RAW, bytes)) => Ok(bytes.clone_ref(py).into_any()),
-            Some((codec, bytes)) => Ok(unpacked(py, *codec, bytes.bind(py))?.unbind()),
-        })?;
-        Ok(decoded.bind(py).clone())
+        if let Some(decoded) = self.decoded_hello.get(py) {
+            return Ok(decoded.bind(py).clone());
+        }
+        let decoded = match &self.hello {
+            None => py.None(),
+            Some((RAW, bytes)) => bytes.clone_ref(py).into_any(),
+            Some((codec, bytes)) => unpacked(py, *codec, bytes.bind(py))?.unbind(),
+        };
+        // Decoding ran Python, and with it maybe another who asked; every caller gets the same object.
+        let _ = self.decoded_hello.set(py, decoded.clone_ref(py));
+        Ok(self.decoded_hello.get(py).unwrap_or(&decoded).bind(py).clone())
     }
 
     /// Who is at the other end, as the kernel says.
@@ -343,13 +358,13 @@ impl Endpoint {
     ///     Closed: the session is closed. PeerGone: the other program is gone.
     #[pyo3(signature = (data, /, *, timeout=None))]
     fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let until = deadline(timeout)?;
         let payload = Payload::of(data)?;
         match self.core.try_send(payload.codec(), payload.bytes()) {
             Ok(Sent::Done) => return Ok(()),
             Ok(Sent::Long) => {}
             Err(error) => return Err(self.failed(py, error)),
         }
-        let until = deadline(timeout)?;
         let (codec, bytes) = (payload.codec(), payload.bytes());
         self.wait(py, NO_ROOM, |raised| self.core.send(codec, bytes, until, &mut || go_on(raised)))
     }
@@ -397,21 +412,28 @@ impl Endpoint {
     ) -> PyResult<Bound<'py, PyAny>> {
         self.check_no_callback()?;
         let until = deadline(timeout)?;
-        if let Some(to) = r#type {
-            check_type(to)?;
-        }
+        r#type.map_or(Ok(()), check_type)?;
         let message = self.next(py, until)?;
-        converted(decoded(py, message)?, r#type)
+        converted(self.decoded(py, message)?, r#type)
     }
 
     /// Receive the next message if it has arrived already.
     ///
+    /// Args:
+    ///     type: as for `receive`.
+    ///
     /// Raises:
     ///     WouldBlock: there is none now.
     ///     and what `receive` raises.
-    fn receive_nowait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (*, r#type=None))]
+    fn receive_nowait<'py>(
+        &self,
+        py: Python<'py>,
+        r#type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.check_no_callback()?;
-        decoded(py, self.next_now(py)?)
+        r#type.map_or(Ok(()), check_type)?;
+        converted(self.decoded(py, self.next_now(py)?)?, r#type)
     }
 
     /// Receive the next message, which has to be bytes, into memory of your own.
@@ -479,6 +501,11 @@ impl Endpoint {
         self.core.signal(EndSignal::Kill).map_err(|error| self.failed(py, error))
     }
 
+    /// Refuses what a signal's handler may not do amid a large send of the thread it interrupted.
+    fn _check_not_amid_a_send(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check_not_amid_a_send().map_err(|error| self.failed(py, error))
+    }
+
     /// `close` without its defaults.
     fn _close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let until = if timeout == Some(0.0) { Deadline::Now } else { deadline(timeout)? };
@@ -512,7 +539,7 @@ impl Endpoint {
     /// `receive_nowait` for the callback's thread.
     fn _take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.core.set_served(true);
-        decoded(py, self.next_now(py)?)
+        self.decoded(py, self.next_now(py)?)
     }
 
     /// Lets the session end without a word: the process dies of an error.
@@ -528,7 +555,7 @@ impl Endpoint {
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
             "a session belongs to its process and cannot be pickled\n\
-             start or connect one in the other process",
+             start one in the other process",
         ))
     }
 }

@@ -3,7 +3,6 @@
 use alongside_core::{Error, NotAdopted, StartFailure};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 /// An exception class of `alongside._errors`, made with a text.
@@ -17,14 +16,10 @@ fn raise_with(
     text: &str,
     extra: impl FnOnce(&Bound<'_, PyDict>) -> PyResult<()>,
 ) -> PyErr {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let make = || {
-        let module = MODULE
-            .get_or_try_init(py, || py.import("alongside._errors").map(Bound::unbind))?
-            .bind(py);
         let named = PyDict::new(py);
         extra(&named)?;
-        module.getattr(class)?.call((text,), Some(&named))
+        py.import("alongside._errors")?.getattr(class)?.call((text,), Some(&named))
     };
     make().map_or_else(|error| error, PyErr::from_value)
 }
@@ -122,8 +117,8 @@ fn os_error(
     }
 }
 
-/// The exception for a start that failed. `StartFailed` is completed in Python, where the program's
-/// stderr is at hand.
+/// The exception for a start that failed. Completed in Python, where the program's stderr is at
+/// hand.
 pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure, command: &str) -> PyErr {
     match failure {
         StartFailure::NotRun { path, errno } => {
@@ -137,8 +132,7 @@ pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure, command: &str
                     if exit_status.is_some() { "ended with exit status 0" } else { "let go" },
                 ),
                 Some(status) => format!(
-                    "{command:?}{} before it took up its session\n\
-                     its stderr says why; with stderr=alongside.PIPE this error has it",
+                    "{command:?}{} before it took up its session",
                     how(Some(status)).trim_start_matches(':'),
                 ),
             };

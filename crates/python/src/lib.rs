@@ -11,6 +11,7 @@ mod body;
 mod encode;
 mod endpoint;
 mod errors;
+mod named;
 mod peer;
 mod poller;
 mod start;
@@ -27,7 +28,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<poller::Poller>()?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
-    module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
     module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;
     Ok(())
 }

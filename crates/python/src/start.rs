@@ -50,6 +50,7 @@ pub(crate) fn start(
         hello: (codec, bytes),
     };
     let mut raised = None;
+    alongside_sys::look_again_soon();
     let started = py.detach(|| alongside_core::start(options, until, &mut || go_on(&mut raised)));
     match (started, raised) {
         (Ok(core), _) => Ok(Connection::new(core, None)),
@@ -63,6 +64,7 @@ pub(crate) fn start(
 pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyResult<Connection> {
     let until: Deadline = deadline(timeout)?;
     let mut raised = None;
+    alongside_sys::look_again_soon();
     let adopted =
         py.detach(|| alongside_core::adopt::<Body>(variable, until, &mut || go_on(&mut raised)));
     if let Some(error) = raised {

@@ -11,12 +11,14 @@ pub mod bell;
 pub mod fork;
 pub mod lock;
 pub mod memory;
+mod nap;
 pub mod poll;
 pub mod process;
 pub mod socket;
 pub mod spawn;
 
 pub use fork::Fd;
+pub use nap::look_again_soon;
 pub use rustix::io::Errno;
 
 /// How a wait ended without what was waited for.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use crate::WaitEnd;
+use crate::nap;
 use crate::poll::timespec;
 
 /// The bare lock.
@@ -50,10 +51,11 @@ impl TimedLock {
             if left == Some(Duration::ZERO) {
                 return Err(WaitEnd::TimedOut);
             }
+            let (left, is_nap) = nap::length(left);
             let left = left.map(timespec);
             let woken = futex::wait(&self.state, futex::Flags::PRIVATE, 2, left.as_ref());
             // In every other case (woken, no longer 2, the time over) look again.
-            if woken == Err(Errno::INTR) {
+            if woken == Err(Errno::INTR) || (is_nap && woken == Err(Errno::TIMEDOUT)) {
                 return Err(WaitEnd::Interrupted);
             }
         }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::WaitEnd;
 use crate::fork::Fd;
+use crate::nap;
 
 /// A duration as the kernel takes it; capped at what it can hold.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
@@ -75,8 +76,10 @@ impl PollSet {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         }; 16];
+        let (timeout, is_nap) = nap::length(timeout);
         let timeout = timeout.map(timespec);
         let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+            Ok(0) if is_nap => return Ok(Err(WaitEnd::Interrupted)),
             Ok(0) => return Ok(Err(WaitEnd::TimedOut)),
             Ok(count) => count,
             Err(Errno::INTR) => return Ok(Err(WaitEnd::Interrupted)),
@@ -145,7 +148,9 @@ pub fn wait_any_or_end(
         PollFd::from_borrowed_fd(*fds.get(i).unwrap_or(first), PollFlags::IN)
     });
     let polled = &mut polled[..fds.len().min(8)];
+    let (timeout, is_nap) = nap::length(timeout);
     match rustix::event::poll(polled, timeout.map(timespec).as_ref()) {
+        Ok(0) if is_nap => Ok(Err(WaitEnd::Interrupted)),
         Ok(0) => Ok(Err(WaitEnd::TimedOut)),
         Ok(_) => {
             let bits = |wanted: PollFlags| {

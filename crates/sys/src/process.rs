@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use crate::fork::Fd;
 use crate::poll::is_ready;
@@ -82,13 +82,9 @@ impl Process {
 
     /// Holds a child of this process.
     pub fn child(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
-        Ok(Process { is_child: true, ..Process::new(handle, pid)? })
-    }
-
-    /// Holds the process that has this number now.
-    pub fn open(pid: u32) -> Result<Process, Errno> {
-        let raw = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
-        Process::new(rustix::process::pidfd_open(raw, PidfdFlags::empty())?, pid)
+        let mut process = Process::new(handle, pid)?;
+        process.is_child = true;
+        Ok(process)
     }
 
     /// Its number. Good for showing to people.
@@ -193,6 +189,39 @@ impl Process {
     }
 }
 
+/// Children that ended, or will end, without anybody who asks how. They are reaped when others are
+/// started, so that a program which starts one after the other does not gather dead ones.
+static UNASKED: Mutex<Vec<Fd>> = Mutex::new(Vec::new());
+
+/// Reaps a child that has ended; false if it lives.
+fn reap(child: BorrowedFd<'_>) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    !matches!(rustix::process::waitid(WaitId::PidFd(child), options), Ok(None))
+}
+
+/// Reaps children that nobody holds any more.
+pub fn reap_unasked() {
+    // Held by somebody else at this moment, or, in a forked child, for ever: the next start will do.
+    if let Ok(mut unasked) = UNASKED.try_lock() {
+        unasked.retain(|child| child.is_ours() && !reap(child.as_fd()));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let is_asked = self.status.lock().is_ok_and(|status| status.is_some());
+        if !self.is_child || is_asked || !self.handle.is_ours() || reap(self.handle.as_fd()) {
+            return;
+        }
+        if let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&self.handle, 0)
+            && let Ok(copy) = Fd::new(copy)
+            && let Ok(mut unasked) = UNASKED.try_lock()
+        {
+            unasked.push(copy);
+        }
+    }
+}
+
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
@@ -229,11 +258,34 @@ fn start_time_s(proc: &std::path::Path) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::PidfdFlags;
+
+    /// The process that has this number now.
+    fn open(pid: u32) -> Process {
+        let raw = Pid::from_raw(pid as i32).unwrap();
+        let handle = rustix::process::pidfd_open(raw, PidfdFlags::empty()).unwrap();
+        Process::new(handle, pid).unwrap()
+    }
+
+    #[test]
+    fn a_child_that_nobody_asked_is_reaped_at_the_next_start() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut process = open(child.id());
+        process.is_child = true;
+        let watch = rustix::io::fcntl_dupfd_cloexec(&process.handle, 0).unwrap();
+        drop(process);
+        reap_unasked();
+        rustix::process::pidfd_send_signal(&watch, Signal::KILL).unwrap();
+        crate::poll::wait_any(&[watch.as_fd()], None).unwrap().unwrap();
+        reap_unasked();
+        assert!(reap(watch.as_fd()), "it is no child any more");
+        assert!(child.wait().is_err(), "it was reaped above");
+    }
 
     #[test]
     fn the_exit_status_is_told_whoever_reaped_the_child() {
         let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
-        let process = Process::open(child.id()).unwrap();
+        let process = open(child.id());
         child.wait().unwrap();
         assert!(process.is_over());
         let found = process.exit_status();
@@ -244,7 +296,7 @@ mod tests {
     #[test]
     fn a_killed_child_is_reaped_and_minus_nine() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = Process::open(child.id()).unwrap();
+        let process = open(child.id());
         assert_eq!((process.is_over(), process.exit_status()), (false, None));
         process.signal(EndSignal::Kill, false).unwrap();
         crate::poll::wait_any(&[process.as_fd()], None).unwrap().unwrap();
@@ -255,7 +307,7 @@ mod tests {
 
     #[test]
     fn our_own_identity_is_right() {
-        let me = Process::open(crate::own_pid()).unwrap().identity(crate::own_uid());
+        let me = open(crate::own_pid()).identity(crate::own_uid());
         assert_eq!(me.uid, crate::own_uid());
         assert_eq!(me.executable, std::env::current_exe().ok());
         assert!(me.start_time_s > 1.7e9, "{me:?}");

@@ -125,6 +125,7 @@ struct Plan {
 
 /// Starts a program. Returns when it runs, or when it is known why it does not.
 pub fn spawn(program: &Program<'_>) -> Result<Process, SpawnError> {
+    crate::process::reap_unasked();
     let name = Path::new(program.command.first().copied().unwrap_or_default());
     let failed = |path: &Path, errno| SpawnError { path: path.to_owned(), errno };
     let on_name = |errno| failed(name, errno);
