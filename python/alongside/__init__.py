@@ -1,4 +1,4 @@
-"""Programs on one machine start each other, find each other and share what they know.
+"""Programs on one machine start each other and work together.
 
     editor = alongside.start(["python", "editor.py"], hello=picture)
     editor.send({"tool": "blur", "radius": 3})
