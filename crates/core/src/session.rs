@@ -234,6 +234,11 @@ impl<B: Buffer> Session<B> {
         self.is_disowned.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the next wait for a message is likely to take more than a millisecond.
+    pub fn expects_long_wait(&self) -> bool {
+        self.spin.expects_long()
+    }
+
     /// What `set_contended` was told last.
     #[inline]
     pub fn is_contended(&self) -> bool {

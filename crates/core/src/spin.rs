@@ -17,6 +17,8 @@ const LONGEST: Duration = Duration::from_micros(50);
 const CONTENDED: Duration = Duration::from_micros(100);
 /// Waits that are longer than this on average are slept through.
 const NOT_WORTH_NS: u32 = 100_000;
+/// Waits beyond this are long: what is done once for each does not matter.
+const LONG_NS: u32 = 1_000_000;
 /// One of so many waits is spun all the same, to notice when the other side has become quick.
 const PROBE_EVERY: u32 = 16;
 
@@ -112,6 +114,12 @@ impl Spin {
         if self.one_way.load(Ordering::Relaxed) != 0 {
             self.one_way.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the next wait is likely to be a long one, as far as is known.
+    pub(crate) fn expects_long(&self) -> bool {
+        let expected = self.expected_ns.load(Ordering::Relaxed);
+        expected == 0 || expected > LONG_NS
     }
 
     /// Takes note of how long a wait was.

@@ -112,7 +112,11 @@ impl Endpoint {
         missing: &str,
         mut wait: impl FnMut(&mut Option<PyErr>) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
-        alongside_sys::look_again_soon();
+        // A timer costs a short wait a tenth of its time. Where messages come quickly, a signal that
+        // was missed is looked for at the next.
+        if missing != NO_MESSAGE || self.core.expects_long_wait() {
+            alongside_sys::look_again_soon();
+        }
         loop {
             let mut raised = None;
             let (result, done) = py.detach(|| {
