@@ -7,6 +7,7 @@ message that is data.
 
 from __future__ import annotations
 
+import struct
 from datetime import datetime
 
 import msgspec
@@ -15,12 +16,13 @@ from ._errors import Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     _T = TypeVar("_T")
 
 _TEXT_WITH_SURROGATES = 1
 _DATETIME = 2
+_ARRAY = 3
 _REMEMBERED = 1000
 
 
@@ -41,6 +43,34 @@ def decode(body: bytes) -> object:
     try:
         return _decoder.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        msg = f"a message that is not data: {error}"
+        raise Invalid(msg, data=body) from error
+
+
+class _Leased:
+    """Extensions of a message beside which memory is lent."""
+
+    def __init__(self, leases: list[Any]) -> None:
+        self._leases = leases
+
+    def __call__(self, code: int, payload: memoryview) -> object:
+        if code != _ARRAY:
+            return _extension(code, payload)
+        from ._arrays import make
+
+        lease, offset, kind, shape, order = msgspec.msgpack.decode(payload)
+        return make(self._leases[lease], offset, kind, shape, order)
+
+
+def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
+    """Give the object that `body` means, or what it names in the first lease, with its arrays."""
+    data: bytes | memoryview = body
+    try:
+        if is_beside:
+            at, length = struct.unpack("<QQ", body)
+            data = memoryview(leases[0])[at : at + length]
+        return msgspec.msgpack.Decoder(ext_hook=_Leased(leases)).decode(data)
+    except (msgspec.DecodeError, ValueError, LookupError, struct.error, RecursionError) as error:
         msg = f"a message that is not data: {error}"
         raise Invalid(msg, data=body) from error
 

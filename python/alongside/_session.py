@@ -78,10 +78,11 @@ class Session(_core.Session):
             self.receive()
         while True:
             try:
-                message = self.receive(type=kind)
+                taken = [self.receive(type=kind)]
             except Closed:
                 return
-            yield message
+            # Not kept here while the caller works: memory goes back when the caller lets it go.
+            yield taken.pop()
 
     def on_message(self, callback: "Callable[[Any], object] | None", /) -> None:
         """Call `callback(message)` for each message, in order, on the service thread.

@@ -93,6 +93,7 @@ impl<B: Buffer> Session<B> {
         let delivered = tx.producer.delivered(&link.outgoing()).unwrap_or(0);
         self.delivered_at_close.store(delivered, Ordering::Relaxed);
         tx.stage = crate::staging::Stage::default();
+        tx.lender = crate::lending::Lender::default();
         drop(tx);
         {
             let mut rx = self.rx.lock_for_sure();
@@ -115,7 +116,7 @@ impl<B: Buffer> Session<B> {
             link,
             deadline,
             None,
-            Attend { takes_in: false, wants_space: true },
+            Attend { takes_in: false, wants_space: true, looks_again: false },
             &mut |_| {
                 tx.producer.arm(&ring);
                 let over = self.rx.lock_for_sure().consumer.is_finished(&link.incoming())

@@ -57,6 +57,8 @@ pub enum Error {
     Lost(&'static str, Errno),
     /// No memory for a message of so many bytes; it can still be received.
     NoMemory(u64),
+    /// Memory that cannot be lent, and why.
+    NotLendable(&'static str),
 }
 
 impl Error {

@@ -9,12 +9,15 @@
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::sync::{Arc, Weak};
 
-use alongside_shm::{Consumer, Kind, Record, Region, Ring};
+use alongside_shm::{Consumer, Kind, RECORD_BYTES, Record, Region, Ring};
 use alongside_sys::Errno;
 use alongside_sys::memory::wish_huge_pages;
 
+use crate::borrowing::{Borrower, adopt_table};
 use crate::error::Error;
+use crate::lending::{TERMS_WORDS, Terms};
 use crate::link::Link;
 use crate::message::{Buffer, Message};
 use crate::staging::{BLOCK_BYTES, Block, Gallery};
@@ -104,6 +107,9 @@ pub(crate) struct Incoming<B> {
     inbox_bytes: u64,
     partial: Option<Partial<B>>,
     gallery: Gallery,
+    borrower: Borrower,
+    /// What leases hold on to, to give back what they borrow.
+    own_link: Weak<Link>,
     blocks_returned: u64,
     pub(crate) delivered: u64,
     pub(crate) delivered_bytes: u64,
@@ -114,13 +120,15 @@ pub(crate) struct Incoming<B> {
 }
 
 impl<B: Buffer> Incoming<B> {
-    pub(crate) fn new(link: &Link) -> Incoming<B> {
+    pub(crate) fn new(link: &Arc<Link>) -> Incoming<B> {
         Incoming {
             consumer: Consumer::default(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             partial: None,
             gallery: Gallery::default(),
+            borrower: Borrower::default(),
+            own_link: Arc::downgrade(link),
             blocks_returned: 0,
             delivered: 0,
             delivered_bytes: 0,
@@ -163,8 +171,8 @@ impl<B: Buffer> Incoming<B> {
         }
         if let Some(message) = self.inbox.pop_front() {
             self.inbox_bytes -= weight(message.body.bytes().len() as u64);
-            self.count(message.is_hello, message.body.bytes().len(), &ring);
-            if self.consumer.nudge(&ring) {
+            self.count(message.is_hello, message.bytes(), &ring);
+            if ring.nudge_producer() {
                 link.ring_space()?;
             }
             return Ok(Step::Message(message));
@@ -177,13 +185,14 @@ impl<B: Buffer> Incoming<B> {
             }
             let step = match record.kind {
                 Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, want)?,
+                Kind::Leased | Kind::LeasedHello => self.take_leased(link, &ring, &record, want)?,
                 Kind::Part if !want.large => return Ok(Step::Long),
                 Kind::Large | Kind::LargeHello if !want.large => return Ok(Step::Long),
                 _ => self.advance(link, &ring, &record, want)?,
             };
             let (is_hello, bytes) = match &step {
-                Step::Message(message) => (message.is_hello, message.body.bytes().len()),
-                Step::Filled(bytes) => (false, *bytes),
+                Step::Message(message) => (message.is_hello, message.bytes()),
+                Step::Filled(bytes) => (false, *bytes as u64),
                 Step::Long | Step::Anothers => return Ok(Step::Anothers),
                 Step::Empty => {
                     self.release(link, &ring, &record)?;
@@ -199,10 +208,9 @@ impl<B: Buffer> Incoming<B> {
 
     /// A message that was handed out did not fit where it was to go: it comes next again.
     pub(crate) fn put_back(&mut self, message: Message<B>) {
-        let bytes = message.body.bytes().len() as u64;
         self.delivered -= 1;
-        self.delivered_bytes -= bytes;
-        self.inbox_bytes += weight(bytes);
+        self.delivered_bytes -= message.bytes();
+        self.inbox_bytes += weight(message.body.bytes().len() as u64);
         self.inbox.push_front(message);
     }
 
@@ -212,7 +220,9 @@ impl<B: Buffer> Incoming<B> {
         for _ in 0..RECORDS_PER_STEP {
             let Some(record) = self.consumer.peek(&ring)? else { return Ok(true) };
             let bytes = match record.kind {
-                Kind::Message | Kind::Hello => record.length.into(),
+                Kind::Message | Kind::Hello | Kind::Leased | Kind::LeasedHello => {
+                    record.length.into()
+                }
                 Kind::Large | Kind::LargeHello => record.id,
                 _ => 0,
             };
@@ -222,6 +232,9 @@ impl<B: Buffer> Incoming<B> {
             let mut want = Want { into: None, has_turn: false, large: true };
             let step = match record.kind {
                 Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, &mut want)?,
+                Kind::Leased | Kind::LeasedHello => {
+                    self.take_leased(link, &ring, &record, &mut want)?
+                }
                 _ => self.advance(link, &ring, &record, &mut want)?,
             };
             match step {
@@ -238,11 +251,11 @@ impl<B: Buffer> Incoming<B> {
     }
 
     /// Counts a message as delivered, and tells the other side.
-    fn count(&mut self, is_hello: bool, bytes: usize, ring: &Ring<'_, Region<'_>>) {
+    fn count(&mut self, is_hello: bool, bytes: u64, ring: &Ring<'_, Region<'_>>) {
         self.expects_hello = false;
         if !is_hello {
             self.delivered += 1;
-            self.delivered_bytes += bytes as u64;
+            self.delivered_bytes += bytes;
             self.consumer.tell_delivered(ring, self.delivered);
         }
     }
@@ -281,7 +294,53 @@ impl<B: Buffer> Incoming<B> {
         Ok(Step::Message(Message {
             codec: record.codec,
             body,
+            leases: Vec::new(),
             is_hello: record.kind == Kind::Hello,
+        }))
+    }
+
+    /// A message beside which memory is lent: a count, the terms of each lease, then its own bytes.
+    fn take_leased(
+        &mut self,
+        link: &Link,
+        ring: &Ring<'_, Region<'_>>,
+        record: &Record,
+        want: &mut Want<'_>,
+    ) -> Result<Step<B>, Error> {
+        if self.partial.is_some() {
+            return Err(Error::Corrupt(
+                "the other program wrote a message amid the parts of another".into(),
+            ));
+        }
+        self.check_hello(record)?;
+        if want.into.is_some() {
+            return Err(Error::OtherCodec(record.codec));
+        }
+        let short =
+            || Error::Corrupt("the other program lent memory on terms that are cut off".into());
+        let count = self.consumer.words(ring, record, 0).ok_or_else(short)?[0];
+        let rest = count
+            .checked_mul(TERMS_WORDS * RECORD_BYTES)
+            .and_then(|terms| u64::from(record.length).checked_sub(terms + RECORD_BYTES))
+            .ok_or_else(short)?;
+        check_length(link, rest)?;
+        let mut leases = Vec::with_capacity(count as usize);
+        for index in 0..count {
+            let words = |at| self.consumer.words(ring, record, 1 + index * TERMS_WORDS + at);
+            let (Some(first), Some(second)) = (words(0), words(1)) else { return Err(short()) };
+            let terms = Terms::from_words([first, second]);
+            if !self.borrower.knows(terms.arena) {
+                self.read_control(link)?;
+            }
+            leases.push(self.borrower.lease(terms, &self.own_link)?);
+        }
+        let mut body = B::with_length(rest as usize).map_err(|_| Error::NoMemory(rest))?;
+        self.consumer.read_end(ring, record, body.space());
+        Ok(Step::Message(Message {
+            codec: record.codec,
+            body,
+            leases,
+            is_hello: record.kind == Kind::LeasedHello,
         }))
     }
 
@@ -305,14 +364,15 @@ impl<B: Buffer> Incoming<B> {
             Kind::Ping => self.ping = Some(record.id),
             Kind::Pong => self.pong = Some(record.id),
             Kind::Abandoned => self.partial = None,
-            Kind::Message | Kind::Hello => {}
+            Kind::Retired => self.borrower.retire(record.id)?,
+            Kind::Message | Kind::Hello | Kind::Leased | Kind::LeasedHello => {}
         }
         Ok(Step::Empty)
     }
 
     /// The hello comes first and once, to the side that was started.
     fn check_hello(&mut self, record: &Record) -> Result<(), Error> {
-        let is_hello = matches!(record.kind, Kind::Hello | Kind::LargeHello);
+        let is_hello = matches!(record.kind, Kind::Hello | Kind::LargeHello | Kind::LeasedHello);
         if is_hello && !self.expects_hello {
             return Err(Error::Corrupt("the other program wrote a hello where none can be".into()));
         }
@@ -376,7 +436,7 @@ impl<B: Buffer> Incoming<B> {
         }
         Ok(match self.partial.take() {
             Some(Partial { codec, is_hello, place: Place::Owned(body), .. }) => {
-                Step::Message(Message { codec, body, is_hello })
+                Step::Message(Message { codec, body, leases: Vec::new(), is_hello })
             }
             Some(Partial { total, place: Place::Callers, .. }) => Step::Filled(total as usize),
             None => Step::Empty,
@@ -413,13 +473,17 @@ impl<B: Buffer> Incoming<B> {
                     return Ok(());
                 }
                 Found::Packet(Packet { kind: wire::Kind::Arena, a, b, c }, files) => {
-                    let Some(file) = files.first() else {
-                        return Err(Error::Corrupt(
-                            "the other program announced a staging arena without its memory".into(),
-                        ));
-                    };
+                    let file = files.first().ok_or_else(unaccompanied)?;
                     let limit = link.layout.max_message_bytes;
                     self.gallery.add(a, b, c, file, limit)?;
+                }
+                Found::Packet(Packet { kind: wire::Kind::LeaseArena, a, c, .. }, files) => {
+                    let file = files.first().ok_or_else(unaccompanied)?;
+                    self.borrower.add(a, c, file)?;
+                }
+                Found::Packet(Packet { kind: wire::Kind::Returns, c, .. }, files) => {
+                    let file = files.first().ok_or_else(unaccompanied)?;
+                    adopt_table(&link.returns, c, file)?;
                 }
                 Found::Packet(packet, _) => {
                     return Err(Error::Corrupt(format!(
@@ -437,7 +501,12 @@ impl<B: Buffer> Incoming<B> {
         self.inbox_bytes = 0;
         self.partial = None;
         self.gallery = Gallery::default();
+        self.borrower = Borrower::default();
     }
+}
+
+fn unaccompanied() -> Error {
+    Error::Corrupt("the other program announced memory without sending it".into())
 }
 
 fn weight(bytes: u64) -> u64 {

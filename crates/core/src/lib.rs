@@ -10,10 +10,13 @@
 
 mod adopt;
 mod attend;
+mod borrowing;
 mod deadline;
 mod ending;
 mod error;
 mod incoming;
+mod leased;
+mod lending;
 mod link;
 mod message;
 mod outgoing;
@@ -27,9 +30,11 @@ mod wire;
 
 pub use adopt::{ENVIRONMENT_VARIABLE, NotAdopted, adopt};
 pub use alongside_sys::process::{EndSignal, Identity};
+pub use borrowing::Lease;
 pub use deadline::Deadline;
 pub use error::Error;
 pub use incoming::Target;
+pub use lending::Block;
 pub use message::{Buffer, Message, NoMemory};
 pub use receiving::Received;
 pub use sending::Sent;

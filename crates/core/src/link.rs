@@ -62,6 +62,8 @@ pub(crate) struct Link {
     ears_over: AtomicBool,
     finish_seen: AtomicBool,
     beacon: OnceLock<Beacon>,
+    /// Where this side gives back what the other lends it.
+    pub(crate) returns: OnceLock<Mapping>,
     /// Whether the first ring of the data bell is followed by a yield.
     is_new: AtomicBool,
 }
@@ -89,6 +91,7 @@ impl Link {
             ears_over: AtomicBool::new(false),
             finish_seen: AtomicBool::new(false),
             beacon: OnceLock::new(),
+            returns: OnceLock::new(),
             is_new: AtomicBool::new(parts.side == Side::Joiner),
         })
     }

@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use crate::borrowing::Lease;
+
 /// There is no memory for that many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
@@ -27,6 +29,16 @@ pub struct Message<B> {
     pub codec: u8,
     /// Its bytes.
     pub body: B,
+    /// Memory of the other program that it speaks of.
+    pub leases: Vec<Lease>,
     /// Whether it is the first data, given to `start`.
     pub(crate) is_hello: bool,
+}
+
+impl<B: Buffer> Message<B> {
+    /// Bytes of it, those that it borrows included.
+    pub(crate) fn bytes(&self) -> u64 {
+        let borrowed: u64 = self.leases.iter().map(Lease::bytes).sum();
+        self.body.bytes().len() as u64 + borrowed
+    }
 }

@@ -8,6 +8,7 @@
 use alongside_shm::{Kind, Producer, Record, Region, Ring};
 
 use crate::error::Error;
+use crate::lending::Lender;
 use crate::link::Link;
 use crate::staging::Stage;
 
@@ -19,6 +20,7 @@ pub(crate) const BARE_BYTES: u64 = 16;
 pub(crate) struct Outgoing {
     pub(crate) producer: Producer,
     pub(crate) stage: Stage,
+    pub(crate) lender: Lender,
     pub(crate) sent_bytes: u64,
     /// The reader was not seen giving blocks back when it was last waited for.
     pub(crate) reader_is_away: bool,

@@ -19,9 +19,10 @@ use crate::session::{Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
 /// Waiting for space, by the holder of the writing side.
-const FOR_SPACE: Attend = Attend { takes_in: true, wants_space: true };
+const FOR_SPACE: Attend = Attend { takes_in: true, wants_space: true, looks_again: false };
 /// Waiting for something else, by anybody.
-pub(crate) const FOR_OTHER: Attend = Attend { takes_in: true, wants_space: false };
+pub(crate) const FOR_OTHER: Attend =
+    Attend { takes_in: true, wants_space: false, looks_again: false };
 /// How long both sides may stand still, each waiting for the other to receive, before that is an error.
 const STANDSTILL: Duration = Duration::from_secs(5);
 /// How long a sender of a large message looks for a block to come back before it makes more: some
@@ -38,7 +39,7 @@ pub enum Sent {
 }
 
 impl<B: Buffer> Session<B> {
-    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn check_size(&self, bytes: usize) -> Result<(), Error> {
         if bytes as u64 > self.max_message_bytes {
             return Err(Error::TooLarge { bytes: bytes as u64, limit: self.max_message_bytes });
         }
@@ -59,7 +60,7 @@ impl<B: Buffer> Session<B> {
     }
 
     /// Whether the other side still listens.
-    fn check_listener(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
+    pub(crate) fn check_listener(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
         self.check_not_closed(link)?;
         if tx.peer_is_over(link) { Err(self.peer_gone()) } else { Ok(()) }
     }
@@ -87,7 +88,7 @@ impl<B: Buffer> Session<B> {
     }
 
     #[inline]
-    fn push_message(
+    pub(crate) fn push_message(
         &self,
         tx: &mut Outgoing,
         link: &Link,
@@ -97,7 +98,7 @@ impl<B: Buffer> Session<B> {
         payload: &[u8],
     ) -> Result<(), Error> {
         self.spin.note_sent();
-        if kind == Kind::Message {
+        if matches!(kind, Kind::Message | Kind::Leased) {
             tx.producer.count_message();
             tx.sent_bytes += payload.len() as u64;
         }
@@ -169,7 +170,7 @@ impl<B: Buffer> Session<B> {
     }
 
     /// Waits until a record with so many bytes of payload fits.
-    fn wait_space(
+    pub(crate) fn wait_space(
         &self,
         tx: &mut Outgoing,
         link: &Arc<Link>,

@@ -1,4 +1,4 @@
-//! What goes over the sockets: four messages, each one packet, little-endian.
+//! What goes over the sockets: a few messages, each one packet, little-endian.
 //!
 //! ```text
 //! 0  magic u32   4  wire version u16   6  kind u16   8  a u32   12  b u32   16  c u64
@@ -9,6 +9,8 @@
 //! | offer | starter → adopter, on the adopter's socket | layout version, flags | memory, data ear, space ear, fate if flagged |
 //! | refuse | either → other | layout version | |
 //! | arena | sender → receiver | number, blocks, bytes of a block | memory |
+//! | lease arena | lender → borrower | number, , bytes | memory |
+//! | returns | lender → borrower | , , bytes | the table of returns |
 //!
 //! The text of the protocol is `spec/wire-v1.md`.
 
@@ -34,6 +36,8 @@ pub(crate) enum Kind {
     Offer = 2,
     Refuse = 3,
     Arena = 4,
+    LeaseArena = 5,
+    Returns = 6,
 }
 
 /// One packet.
@@ -84,9 +88,11 @@ impl Packet {
             2 => Kind::Offer,
             3 => Kind::Refuse,
             4 => Kind::Arena,
+            5 => Kind::LeaseArena,
+            6 => Kind::Returns,
             kind => {
                 return Err(Error::Corrupt(format!(
-                    "the other program sent a packet of kind {kind}, the last known one is 4"
+                    "the other program sent a packet of kind {kind}, the last known one is 6"
                 )));
             }
         };

@@ -5,10 +5,10 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use alongside_core::{Buffer, NoMemory};
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyMemoryView};
+use pyo3::types::PyBytes;
 
 /// A new bytes object that nobody else has seen, and its memory.
 ///
@@ -137,20 +137,6 @@ impl Drop for Loan {
 pub(crate) fn lends(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: attached (there is a Bound).
     (unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) }) != 0
-}
-
-/// The error for a buffer that is not one of plain bytes.
-pub(crate) fn not_bytes(object: &Bound<'_, PyAny>, place: &str) -> PyErr {
-    let name = type_name(object);
-    if object.is_instance_of::<PyMemoryView>() {
-        return PyTypeError::new_err(format!(
-            "{place} is of type {name}, whose memory is not one-dimensional bytes\nsend .tobytes() of it"
-        ));
-    }
-    PyTypeError::new_err(format!(
-        "{place} is of type {name}, which cannot be sent as it is\n\
-         send .item() of a number, .tobytes() or .tolist() of an array"
-    ))
 }
 
 /// The name of an object's type, as people write it.

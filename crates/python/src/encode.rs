@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 1 | UTF-8 in which lone surrogates may stand (`surrogatepass`) | a str from a file name that is not UTF-8 |
 //! | 2 | ISO 8601 text | a datetime, naive or with its UTC offset |
+//! | 3 | lease, offset, data type, shape, order | an array that lies in lent memory |
 //!
 //! Decoding is msgspec's, in `_data.py`. (<https://github.com/msgpack/msgpack/blob/master/spec.md>)
 
@@ -18,16 +19,25 @@ use pyo3::types::{
 };
 use rmp::encode as mp;
 
-use crate::body::{Loan, lends, not_bytes, type_name};
+use crate::body::{Loan, lends, type_name};
 use crate::named::Named;
 
 /// Payloads that are bytes themselves.
 pub(crate) const RAW: u8 = 0;
 /// Payloads in MessagePack.
 pub(crate) const PACKED: u8 = 1;
+/// Payloads in MessagePack, with arrays in the memory that is lent beside them.
+pub(crate) const WITH_ARRAYS: u8 = 2;
+/// The same, and the MessagePack lies there too: the payload is its offset and its length.
+pub(crate) const BESIDE_ARRAYS: u8 = 3;
 
 const TEXT_WITH_SURROGATES: i8 = 1;
 const DATETIME: i8 = 2;
+const ARRAY: i8 = 3;
+/// Arrays begin at multiples of this many bytes, a cache line.
+const ARRAY_ALIGNMENT: usize = 64;
+/// How deep the description of a structured data type may be nested.
+const NOTE_DEPTH: usize = 32;
 /// Deeper data is refused; decoders bound their depth too.
 const DEEPEST: usize = 256;
 
@@ -75,7 +85,7 @@ pub(crate) enum Payload<'py> {
     /// Somebody's buffer of bytes.
     Loan(Loan),
     /// Packed data.
-    Packed(Vec<u8>),
+    Packed(Packed<'py>),
 }
 
 impl<'py> Payload<'py> {
@@ -86,10 +96,9 @@ impl<'py> Payload<'py> {
             return Ok(Payload::Bytes(bytes.clone()));
         }
         if is_byte_buffer(data) {
-            return match Loan::of_bytes(data)? {
-                Some(loan) => Ok(Payload::Loan(loan)),
-                None => Err(not_bytes(data, "data")),
-            };
+            if let Some(loan) = Loan::of_bytes(data)? {
+                return Ok(Payload::Loan(loan));
+            }
         }
         Ok(Payload::Packed(pack(data)?))
     }
@@ -98,18 +107,37 @@ impl<'py> Payload<'py> {
         if matches!(self, Payload::Packed(_)) { PACKED } else { RAW }
     }
 
+    /// Arrays that have to be lent, with the data that they belong to.
+    #[inline]
+    pub(crate) fn arrays(&self) -> Option<&Packed<'py>> {
+        match self {
+            Payload::Packed(packed) if !packed.arrays.is_empty() => Some(packed),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Payload::Bytes(bytes) => bytes.as_bytes(),
             Payload::Loan(loan) => loan.bytes(),
-            Payload::Packed(packed) => packed,
+            Payload::Packed(packed) => &packed.bytes,
         }
     }
 }
 
-fn pack(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let mut out = Vec::with_capacity(256);
+/// Data that was packed, and the arrays in it, which travel beside it.
+#[derive(Default)]
+pub(crate) struct Packed<'py> {
+    pub(crate) bytes: Vec<u8>,
+    /// What `_arrays.fill` takes: source, offset, bytes, shape, order.
+    pub(crate) arrays: Vec<Bound<'py, PyAny>>,
+    /// Bytes of lent memory that the arrays take.
+    pub(crate) lent_bytes: usize,
+}
+
+fn pack<'py>(data: &Bound<'py, PyAny>) -> PyResult<Packed<'py>> {
+    let mut out = Packed { bytes: Vec::with_capacity(256), ..Packed::default() };
     put(data, &mut out, DEEPEST).map_err(|misfit| misfit.named(data.py()))?;
     Ok(out)
 }
@@ -118,7 +146,7 @@ fn is_byte_buffer(data: &Bound<'_, PyAny>) -> bool {
     data.is_exact_instance_of::<PyByteArray>() || data.is_exact_instance_of::<PyMemoryView>()
 }
 
-fn put(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+fn put<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>, depth: usize) -> Result<(), Misfit> {
     if let Ok(text) = data.cast_exact::<PyString>() {
         return put_text(text, out);
     }
@@ -126,13 +154,13 @@ fn put(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), M
         return put_int(number, out);
     }
     if let Ok(number) = data.cast_exact::<PyFloat>() {
-        return written(mp::write_f64(out, number.value()));
+        return written(mp::write_f64(&mut out.bytes, number.value()));
     }
     if data.is_none() {
-        return written(mp::write_nil(out));
+        return written(mp::write_nil(&mut out.bytes));
     }
     if let Ok(truth) = data.cast_exact::<PyBool>() {
-        return written(mp::write_bool(out, truth.is_true()));
+        return written(mp::write_bool(&mut out.bytes, truth.is_true()));
     }
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         return put_bytes(bytes.as_bytes(), out);
@@ -168,10 +196,10 @@ fn short(length: usize) -> Result<u32, Misfit> {
     u32::try_from(length).map_err(|_| too_long())
 }
 
-fn put_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+fn put_text<'py>(text: &Bound<'py, PyString>, out: &mut Packed<'py>) -> Result<(), Misfit> {
     if let Ok(text) = text.to_str() {
         short(text.len())?;
-        return written(mp::write_str(out, text));
+        return written(mp::write_str(&mut out.bytes, text));
     }
     let escaped = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
     put_extension(
@@ -181,12 +209,12 @@ fn put_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), Misfit>
     )
 }
 
-fn put_int(number: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+fn put_int(number: &Bound<'_, PyInt>, out: &mut Packed<'_>) -> Result<(), Misfit> {
     if let Ok(number) = number.extract::<i64>() {
-        return written(mp::write_sint(out, number));
+        return written(mp::write_sint(&mut out.bytes, number));
     }
     match number.extract::<u64>() {
-        Ok(number) => written(mp::write_uint(out, number)),
+        Ok(number) => written(mp::write_uint(&mut out.bytes, number)),
         Err(_) => Err(PyTypeError::new_err(format!(
             "{PLACE} is an int of more than 64 bits\nsend it as a str"
         ))
@@ -194,25 +222,25 @@ fn put_int(number: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Result<(), Misfit> {
     }
 }
 
-fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
-    written(mp::write_bin_len(out, short(bytes.len())?))?;
-    out.extend_from_slice(bytes);
+fn put_bytes(bytes: &[u8], out: &mut Packed<'_>) -> Result<(), Misfit> {
+    written(mp::write_bin_len(&mut out.bytes, short(bytes.len())?))?;
+    out.bytes.extend_from_slice(bytes);
     Ok(())
 }
 
-fn put_extension(code: i8, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
-    written(mp::write_ext_meta(out, short(payload.len())?, code))?;
-    out.extend_from_slice(payload);
+fn put_extension(code: i8, payload: &[u8], out: &mut Packed<'_>) -> Result<(), Misfit> {
+    written(mp::write_ext_meta(&mut out.bytes, short(payload.len())?, code))?;
+    out.bytes.extend_from_slice(payload);
     Ok(())
 }
 
 fn put_items<'py>(
     length: usize,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
-    out: &mut Vec<u8>,
+    out: &mut Packed<'py>,
     depth: usize,
 ) -> Result<(), Misfit> {
-    written(mp::write_array_len(out, short(length)?))?;
+    written(mp::write_array_len(&mut out.bytes, short(length)?))?;
     let mut count = 0;
     for item in items {
         put(&item, out, depth).map_err(|misfit| misfit.at(|| format!("[{count}]")))?;
@@ -225,8 +253,12 @@ fn changed() -> Misfit {
     PyTypeError::new_err(format!("{PLACE} was changed while it was being sent")).into()
 }
 
-fn put_dict(dict: &Bound<'_, PyDict>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
-    written(mp::write_map_len(out, short(dict.len())?))?;
+fn put_dict<'py>(
+    dict: &Bound<'py, PyDict>,
+    out: &mut Packed<'py>,
+    depth: usize,
+) -> Result<(), Misfit> {
+    written(mp::write_map_len(&mut out.bytes, short(dict.len())?))?;
     let length = dict.len();
     let mut count = 0;
     // Copied first: what is sent may run code (a property of a dataclass) that changes the dict.
@@ -247,7 +279,7 @@ fn step(key: &Bound<'_, PyAny>) -> String {
 }
 
 /// A key that is not a str: the other scalars, which arrive hashable.
-fn put_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+fn put_key<'py>(key: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(), Misfit> {
     let is_container = key.is_exact_instance_of::<PyTuple>()
         || key.hasattr("__dataclass_fields__").unwrap_or(false)
         || key.hasattr("__struct_fields__").unwrap_or(false);
@@ -263,12 +295,16 @@ fn put_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Misfit> {
 }
 
 /// The types that are not Python's own containers and scalars.
-fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+fn put_rare<'py>(
+    data: &Bound<'py, PyAny>,
+    out: &mut Packed<'py>,
+    depth: usize,
+) -> Result<(), Misfit> {
     if is_byte_buffer(data) {
-        return match Loan::of_bytes(data)? {
-            Some(loan) => put_bytes(loan.bytes(), out),
-            None => Err(not_bytes(data, PLACE).into()),
-        };
+        if let Some(loan) = Loan::of_bytes(data)? {
+            return put_bytes(loan.bytes(), out);
+        }
+        return put_array(data, out);
     }
     let py = data.py();
     let class = data.get_type();
@@ -284,7 +320,7 @@ fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<
         return put_dataclass(data, out, depth);
     }
     if lends(data) {
-        return Err(not_bytes(data, PLACE).into());
+        return put_array(data, out);
     }
     Err(PyTypeError::new_err(format!(
         "{PLACE} is of type {}, which cannot be sent\n{}",
@@ -292,6 +328,48 @@ fn put_rare(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<
         way_out(data)
     ))
     .into())
+}
+
+/// An array: a note of where it will lie, and what it is; `_arrays.fill` puts it there.
+fn put_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(), Misfit> {
+    static DESCRIBE: Named = Named::new("alongside._arrays", "describe");
+    let py = data.py();
+    let described = match DESCRIBE.get(py)?.call1((data,)) {
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+            return Err(PyTypeError::new_err(format!("{PLACE} {}", error.value(py))).into());
+        }
+        described => described?,
+    };
+    let (source, bytes, kind, shape, order): (
+        Bound<'py, PyAny>,
+        usize,
+        Bound<'py, PyAny>,
+        Bound<'py, PyTuple>,
+        Bound<'py, PyString>,
+    ) = described.extract()?;
+    let offset = out.lent_bytes.next_multiple_of(ARRAY_ALIGNMENT);
+    let mut note = Packed::default();
+    put_items(5, note_of(py, offset, &kind, &shape, &order)?.into_iter(), &mut note, NOTE_DEPTH)?;
+    put_extension(ARRAY, &note.bytes, out)?;
+    out.lent_bytes = offset + bytes;
+    out.arrays.push((source, offset, bytes, shape, order).into_pyobject(py)?.into_any());
+    Ok(())
+}
+
+fn note_of<'py>(
+    py: Python<'py>,
+    offset: usize,
+    kind: &Bound<'py, PyAny>,
+    shape: &Bound<'py, PyTuple>,
+    order: &Bound<'py, PyString>,
+) -> PyResult<[Bound<'py, PyAny>; 5]> {
+    Ok([
+        0usize.into_pyobject(py)?.into_any(),
+        offset.into_pyobject(py)?.into_any(),
+        kind.clone(),
+        shape.clone().into_any(),
+        order.clone().into_any(),
+    ])
 }
 
 /// What to send instead of something that cannot be sent.
@@ -328,10 +406,10 @@ fn way_out(data: &Bound<'_, PyAny>) -> String {
 
 /// A msgspec Struct as the dict that msgspec itself would make of it: renamed fields and the tag
 /// included, unset fields left out; array-like ones as an array.
-fn put_struct(
-    data: &Bound<'_, PyAny>,
-    class: &Bound<'_, PyType>,
-    out: &mut Vec<u8>,
+fn put_struct<'py>(
+    data: &Bound<'py, PyAny>,
+    class: &Bound<'py, PyType>,
+    out: &mut Packed<'py>,
     depth: usize,
 ) -> Result<(), Misfit> {
     let names = class.getattr("__struct_fields__")?;
@@ -358,7 +436,11 @@ fn put_struct(
     put_fields(&fields, out, depth)
 }
 
-fn put_dataclass(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Result<(), Misfit> {
+fn put_dataclass<'py>(
+    data: &Bound<'py, PyAny>,
+    out: &mut Packed<'py>,
+    depth: usize,
+) -> Result<(), Misfit> {
     static FIELDS: Named = Named::new("dataclasses", "fields");
     let py = data.py();
     let mut fields = Vec::new();
@@ -370,12 +452,12 @@ fn put_dataclass(data: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Re
     put_fields(&fields, out, depth)
 }
 
-fn put_fields(
-    fields: &[(Bound<'_, PyString>, Bound<'_, PyAny>)],
-    out: &mut Vec<u8>,
+fn put_fields<'py>(
+    fields: &[(Bound<'py, PyString>, Bound<'py, PyAny>)],
+    out: &mut Packed<'py>,
     depth: usize,
 ) -> Result<(), Misfit> {
-    written(mp::write_map_len(out, short(fields.len())?))?;
+    written(mp::write_map_len(&mut out.bytes, short(fields.len())?))?;
     for (name, value) in fields {
         put_text(name, out)?;
         put(value, out, depth).map_err(|misfit| misfit.at(|| format!(".{name}")))?;

@@ -13,8 +13,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
 use crate::body::{Body, Loan};
-use crate::encode::{PACKED, Payload, RAW};
+use crate::encode::{BESIDE_ARRAYS, PACKED, Packed, Payload, RAW, WITH_ARRAYS};
 use crate::errors::{raise, to_python};
+use crate::lease::{Block, Lease};
 use crate::named::Named;
 use crate::peer::{Peer, Statistics};
 
@@ -23,6 +24,9 @@ const CONTENDED: Duration = Duration::from_micros(500);
 /// So long a message is waited for with the interpreter lock held where coming back is dear: a turn of
 /// the other thread costs 5 ms.
 const HOLD_ON: Duration = Duration::from_micros(200);
+
+/// Longer data goes into the lent memory, too, instead of the ring.
+const LONGEST_BESIDE_LEASES: usize = 16 << 10;
 
 const NO_MESSAGE: &str = "no message has arrived";
 const NO_ROOM: &str = "the other program has made no room for the message";
@@ -228,7 +232,35 @@ impl Endpoint {
             py.detach(|| self.core.put_back(message));
             return Err(error);
         }
-        unpacked(py, codec, &message.body.into_bytes(py))
+        if message.leases.is_empty() {
+            return unpacked(py, codec, &message.body.into_bytes(py));
+        }
+        let leases = message.leases.into_iter().map(|lease| Py::new(py, Lease::new(lease)));
+        let leases = leases.collect::<PyResult<Vec<_>>>()?;
+        let body = message.body.into_bytes(py);
+        DECODE_LEASED.get(py)?.call1((body, leases, codec == BESIDE_ARRAYS))
+    }
+
+    /// Copies arrays into lent memory, once, and sends word of them.
+    fn send_arrays(&self, py: Python<'_>, packed: &Packed<'_>, until: Deadline) -> PyResult<()> {
+        static FILL: Named = Named::new("alongside._arrays", "fill");
+        let is_beside = packed.bytes.len() > LONGEST_BESIDE_LEASES;
+        let at = packed.lent_bytes.next_multiple_of(8);
+        let whole = if is_beside { at + packed.bytes.len() } else { packed.lent_bytes };
+        let block = self.wait(py, NO_ROOM, |_| self.core.lend(whole, until))?;
+        let filled = Bound::new(py, Block { core: block.clone() })?;
+        FILL.get(py)?.call1((filled, packed.arrays.as_slice()))?;
+        let mut beside = Vec::new();
+        let (codec, body) = if is_beside {
+            block.region().write(at, &packed.bytes);
+            beside.extend((at as u64).to_le_bytes());
+            beside.extend((packed.bytes.len() as u64).to_le_bytes());
+            (BESIDE_ARRAYS, &beside)
+        } else {
+            (WITH_ARRAYS, &packed.bytes)
+        };
+        let blocks = [block];
+        self.wait(py, NO_ROOM, |_| self.core.send_leased(codec, body, &blocks, until))
     }
 
     /// Calls `with` the descriptor to watch for messages.
@@ -256,6 +288,7 @@ impl Endpoint {
 }
 
 static DECODE: Named = Named::new("alongside._data", "decode");
+static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
 
 fn unpacked<'py>(
     py: Python<'py>,
@@ -347,11 +380,18 @@ impl Endpoint {
         py.detach(|| self.core.exit_status())
     }
 
+    /// Bytes of this side's memory in which arrays lie that the other program still looks at.
+    #[getter]
+    fn lent_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        py.detach(|| self.core.lent_bytes()).map_err(|error| self.failed(py, error))
+    }
+
     /// Send a message. It is in the other program's memory when this returns.
     ///
     /// Args:
     ///     data: bytes, or plain data: None, bool, int of 64 bits, float, str, list, tuple, dict,
-    ///         datetime, dataclass, msgspec Struct, in any nesting.
+    ///         datetime, dataclass, msgspec Struct, in any nesting; and arrays of numbers at any
+    ///         place in it, of numpy or with the buffer protocol.
     ///     timeout: seconds to wait for space if the other program does not keep up; None for ever.
     ///
     /// Raises:
@@ -364,6 +404,9 @@ impl Endpoint {
     fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
         let until = deadline(timeout)?;
         let payload = Payload::of(data)?;
+        if let Some(packed) = payload.arrays() {
+            return self.send_arrays(py, packed, until);
+        }
         match self.core.try_send(payload.codec(), payload.bytes()) {
             Ok(Sent::Done) => return Ok(()),
             Ok(Sent::Long) => {}
@@ -381,6 +424,9 @@ impl Endpoint {
     #[pyo3(signature = (data, /))]
     fn send_nowait(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let payload = Payload::of(data)?;
+        if let Some(packed) = payload.arrays() {
+            return self.send_arrays(py, packed, Deadline::Now);
+        }
         let (codec, bytes) = (payload.codec(), payload.bytes());
         let sent = match self.core.try_send(codec, bytes) {
             Ok(Sent::Long) => {
@@ -399,7 +445,8 @@ impl Endpoint {
     ///
     /// Returns:
     ///     What was sent; a tuple arrives as a list, a dataclass or Struct as a dict unless `type`
-    ///     asks for it.
+    ///     asks for it. An array is read-only and lies in the sender's memory, which is its own for
+    ///     as long as anything here looks at it; a memoryview where numpy is not installed.
     ///
     /// Raises:
     ///     TimedOut: nothing arrived before the deadline.

@@ -84,6 +84,7 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         Error::Os(what, errno) | Error::Lost(what, errno) => {
             os_error(py, errno.raw_os_error(), Some(what), None)
         }
+        Error::NotLendable(text) => PyValueError::new_err(text),
         Error::NoMemory(bytes) => PyMemoryError::new_err(format!(
             "no memory for a message of {bytes} bytes; it can still be received"
         )),

@@ -11,6 +11,7 @@ mod body;
 mod encode;
 mod endpoint;
 mod errors;
+mod lease;
 mod named;
 mod peer;
 mod poller;
@@ -23,6 +24,8 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<endpoint::Connection>()?;
     module.add_class::<endpoint::Endpoint>()?;
+    module.add_class::<lease::Lease>()?;
+    module.add_class::<lease::Block>()?;
     module.add_class::<peer::Peer>()?;
     module.add_class::<peer::Statistics>()?;
     module.add_class::<poller::Poller>()?;

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use alongside_core::{Deadline, Start, StartFailure, ready_environment};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::body::Body;
@@ -34,6 +34,12 @@ pub(crate) fn start(
 ) -> PyResult<Connection> {
     let until = deadline(timeout)?;
     let hello = Payload::of(hello)?;
+    if hello.arrays().is_some() {
+        return Err(PyTypeError::new_err(
+            "hello has an array in it, which can be sent but not be the first data\n\
+             send() it when start() has returned",
+        ));
+    }
     let (codec, bytes) = (hello.codec(), hello.bytes());
     let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
     let pairs = environment.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();

@@ -1,6 +1,7 @@
 //! What two processes agree on inside a piece of memory that both have mapped.
 //!
-//! This room knows rings, the flags that say who sleeps, and the layout of a session's memory. It
+//! This room knows rings, the flags that say who sleeps, the table in which leases are given back, and
+//! the layout of a session's memory. It
 //! borrows the memory; somebody else made it, mapped it and will unmap it. Everything the other
 //! process can write is read once, into a local copy, and that copy is checked before use.
 //!
@@ -11,6 +12,8 @@
 mod layout;
 mod record;
 mod region;
+#[cfg(not(loom))]
+mod returns;
 mod ring;
 mod sync;
 
@@ -19,4 +22,6 @@ pub use layout::{
 };
 pub use record::{Kind, RECORD_BYTES, Record};
 pub use region::Region;
+#[cfg(not(loom))]
+pub use returns::{RETURNS_BYTES, Returns, SLOTS};
 pub use ring::{Consumer, Corrupt, Producer, Ring, Storage};

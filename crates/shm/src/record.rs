@@ -32,6 +32,13 @@ pub enum Kind {
     Pong = 7,
     /// As `Large`, and the message is the hello.
     LargeHello = 8,
+    /// A whole message beside which memory is lent; the payload begins with the terms, see
+    /// `alongside-core`'s `lending`.
+    Leased = 9,
+    /// As `Leased`, and the message is the hello.
+    LeasedHello = 10,
+    /// The lender has given up a lease arena of which nothing is out; id: its number.
+    Retired = 11,
 }
 
 impl Kind {
@@ -45,6 +52,9 @@ impl Kind {
             6 => Kind::Ping,
             7 => Kind::Pong,
             8 => Kind::LargeHello,
+            9 => Kind::Leased,
+            10 => Kind::LeasedHello,
+            11 => Kind::Retired,
             _ => return None,
         })
     }
@@ -97,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_come_back_as_the_record_they_were(kind in 1u8..=8, codec: u8, length: u32, id: u64) {
+        fn words_come_back_as_the_record_they_were(kind in 1u8..=11, codec: u8, length: u32, id: u64) {
             let kind = Kind::from_byte(kind).unwrap();
             let record = Record { kind, codec, length, id };
             prop_assert_eq!(Record::from_words(record.words()), Some(record));

@@ -60,6 +60,11 @@ impl<'m> Region<'m> {
         Some(unsafe { self.start.cast::<T>().as_ref() })
     }
 
+    /// Where it begins. For those who hand the memory on, and see to it that it stays mapped.
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     /// Length in bytes.
     pub const fn len(&self) -> usize {
         self.bytes

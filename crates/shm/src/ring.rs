@@ -78,6 +78,12 @@ impl<'m, S: Storage> Ring<'m, S> {
         self.data.capacity() / 4
     }
 
+    /// Rings a producer that sleeps, for a change that comes without a release: true if it must be rung.
+    #[must_use = "a producer that sleeps must be rung"]
+    pub fn nudge_producer(&self) -> bool {
+        take(&self.lane.space_flag.armed)
+    }
+
     fn place(&self, position: u64) -> usize {
         (position & (self.data.capacity() - 1)) as usize
     }
@@ -291,6 +297,30 @@ impl Consumer {
         Ok(Some(record))
     }
 
+    /// The `index`-th sixteen bytes of the peeked `record`'s payload; `None` if it has not that many.
+    pub fn words<S: Storage>(
+        &self,
+        ring: &Ring<'_, S>,
+        record: &Record,
+        index: u64,
+    ) -> Option<[u64; 2]> {
+        let end = index.checked_add(1)?.checked_mul(RECORD_BYTES)?;
+        // Payloads begin at a multiple of sixteen, so no such piece wraps.
+        (end <= record.length.into()).then(|| ring.data.read_words(ring.place(self.tail + end)))
+    }
+
+    /// Copies the end of the peeked `record`'s payload out, as much as `into` holds.
+    pub fn read_end<S: Storage>(
+        &self,
+        ring: &Ring<'_, S>,
+        record: &Record,
+        into: &mut [MaybeUninit<u8>],
+    ) {
+        debug_assert!(into.len() <= record.length as usize);
+        let from = u64::from(record.length) - into.len() as u64;
+        ring.read_at(self.tail + RECORD_BYTES + from, into);
+    }
+
     /// Copies the payload of the peeked `record` out; `into` is as long as the record says, or
     /// shorter.
     #[inline]
@@ -336,13 +366,6 @@ impl Consumer {
     #[must_use = "a producer that sleeps must be rung"]
     pub fn return_blocks<S>(&self, ring: &Ring<'_, S>, blocks: u64) -> bool {
         ring.lane.consumer.blocks_returned.store(blocks, Ordering::Release);
-        take(&ring.lane.space_flag.armed)
-    }
-
-    /// Rings a producer that sleeps: true if it does, and must be rung. For changes that come without
-    /// a release.
-    #[must_use = "a producer that sleeps must be rung"]
-    pub fn nudge<S>(&self, ring: &Ring<'_, S>) -> bool {
         take(&ring.lane.space_flag.armed)
     }
 

@@ -27,6 +27,9 @@ pub enum Access {
     ReadWrite,
     /// Only its maker writes, through the mapping it already has.
     ReadOnly,
+    /// The same, and a forked child keeps its mapping: what lies there looks like memory of its own to
+    /// the program.
+    Lease,
 }
 
 /// Why a descriptor is not a memory file that may be mapped.
@@ -50,9 +53,9 @@ pub fn create(name: &str, bytes: usize, access: Access) -> Result<(Mapping, Owne
     let file = rustix::fs::memfd_create(name, flags)?;
     rustix::fs::ftruncate(&file, bytes as u64)?;
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
-    let mapping = Mapping::new(file.as_fd(), bytes, Access::ReadWrite)?;
+    let mapping = Mapping::new(file.as_fd(), bytes, ProtFlags::READ | ProtFlags::WRITE, access)?;
     let mut seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    if access == Access::ReadOnly {
+    if access != Access::ReadWrite {
         seals |= SealFlags::FUTURE_WRITE;
     }
     rustix::fs::fcntl_add_seals(&file, seals)?;
@@ -62,7 +65,11 @@ pub fn create(name: &str, bytes: usize, access: Access) -> Result<(Mapping, Owne
 /// Checks and maps a memory file that another process made; `most` bounds its size in bytes.
 pub fn adopt(file: &OwnedFd, access: Access, most: usize) -> Result<Mapping, BadFile> {
     let bytes = check(file.as_fd(), access, most)?;
-    Ok(Mapping::new(file.as_fd(), bytes, access)?)
+    let protection = match access {
+        Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        Access::ReadOnly | Access::Lease => ProtFlags::READ,
+    };
+    Ok(Mapping::new(file.as_fd(), bytes, protection, access)?)
 }
 
 fn check(file: BorrowedFd<'_>, access: Access, most: usize) -> Result<usize, BadFile> {
@@ -71,7 +78,7 @@ fn check(file: BorrowedFd<'_>, access: Access, most: usize) -> Result<usize, Bad
         return Err(BadFile::Property("file system", system, TMPFS));
     }
     let mut wanted = SealFlags::SHRINK | SealFlags::GROW;
-    if access == Access::ReadOnly {
+    if access != Access::ReadWrite {
         wanted |= SealFlags::FUTURE_WRITE;
     }
     let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());
@@ -91,12 +98,13 @@ fn check(file: BorrowedFd<'_>, access: Access, most: usize) -> Result<usize, Bad
     Ok(bytes as usize)
 }
 
-/// Mapped memory of a memory file. A forked child does not get it.
+/// Mapped memory of a memory file. A forked child does not get it, unless it is leased.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     generation: u32,
+    is_inherited: bool,
 }
 
 // SAFETY: it is only an address range; who reads and writes it is settled by the ring protocol, and
@@ -106,11 +114,12 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(file: BorrowedFd<'_>, bytes: usize, access: Access) -> Result<Mapping, Errno> {
-        let protection = match access {
-            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-            Access::ReadOnly => ProtFlags::READ,
-        };
+    fn new(
+        file: BorrowedFd<'_>,
+        bytes: usize,
+        protection: ProtFlags,
+        access: Access,
+    ) -> Result<Mapping, Errno> {
         // Populated ahead of first use: a ring that faults its pages in one by one is 15 times
         // slower on its first lap.
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
@@ -118,9 +127,12 @@ impl Mapping {
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        let mapping = Mapping { start, bytes, generation: generation() };
-        // SAFETY: exactly the range just mapped.
-        unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, Advice::LinuxDontFork) }?;
+        let is_inherited = access == Access::Lease;
+        let mapping = Mapping { start, bytes, generation: generation(), is_inherited };
+        if !is_inherited {
+            // SAFETY: exactly the range just mapped.
+            unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, Advice::LinuxDontFork) }?;
+        }
         Ok(mapping)
     }
 
@@ -130,9 +142,14 @@ impl Mapping {
     /// In a forked child, where it is not mapped.
     #[inline]
     pub fn region(&self) -> Region<'_> {
-        debug_assert_eq!(self.generation, generation(), "memory of the parent");
+        debug_assert!(self.is_inherited || self.is_ours(), "memory of the parent");
         // SAFETY: R1, mapped until `self` is dropped, in the generation that mapped it; page aligned.
         unsafe { Region::new(self.start, self.bytes) }
+    }
+
+    /// Whether it was mapped in this process, not in the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.generation == generation()
     }
 
     /// Length in bytes.
@@ -149,7 +166,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // In a forked child the range was never mapped, and may by now be somebody else's.
-        if self.generation == generation() {
+        if self.is_inherited || self.is_ours() {
             // SAFETY: mapped by us, and every Region borrowed from it is gone.
             let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
         }

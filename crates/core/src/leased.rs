@@ -1,0 +1,121 @@
+//! Lending memory and sending what lies in it: the session's calls. The memory itself is in
+//! `lending.rs`.
+
+use alongside_shm::Kind;
+
+use crate::attend::Attend;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::lending::{self, Block, Terms};
+use crate::link::Link;
+use crate::message::Buffer;
+use crate::outgoing::{Outgoing, bare};
+use crate::session::{EXIT_GRACE, Session};
+
+/// What one side lends at most, in bytes.
+const LIMIT_BYTES: u64 = 1 << 30;
+
+/// Waiting for memory: what this program itself lets go rings no bell.
+const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
+
+impl<B: Buffer> Session<B> {
+    /// Memory to be filled and sent; waits as long as `deadline` allows until some of what is lent comes
+    /// back, if that is 1 GiB.
+    pub fn lend(&self, bytes: usize, deadline: Deadline) -> Result<Block, Error> {
+        self.check_open()?;
+        self.check_not_amid_a_send()?;
+        let mut tx =
+            self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
+        self.check_listener(tx, link)?;
+        if let Some(block) = self.lend_now(tx, link, bytes)? {
+            return Ok(block);
+        }
+        if deadline == Deadline::Now {
+            return Err(Error::WouldBlock);
+        }
+        let ring = link.outgoing();
+        let mut since = None;
+        let result = self.attend(link, deadline, None, FOR_MEMORY, &mut |room| {
+            tx.producer.arm(&ring);
+            if let Some(block) = self.lend_now(tx, link, bytes)? {
+                return Ok(Some(block));
+            }
+            self.check_listener(tx, link)?;
+            self.check_standstill(link, room, &mut since).map(|()| None)
+        });
+        tx.producer.disarm(&ring);
+        result
+    }
+
+    fn lend_now(
+        &self,
+        tx: &mut Outgoing,
+        link: &Link,
+        bytes: usize,
+    ) -> Result<Option<Block>, Error> {
+        let block = tx.lender.lend(link, bytes, LIMIT_BYTES)?;
+        let ring = link.outgoing();
+        while let Some(number) = tx.lender.retired.last().copied() {
+            if !tx.has_space(&ring, 0)? {
+                break;
+            }
+            tx.push(link, &ring, &bare(Kind::Retired, 0, 0, number.into()), &[])?;
+            tx.lender.retired.pop();
+        }
+        Ok(block)
+    }
+
+    /// Bytes of this side's memory that the other side reads, or that are being filled.
+    pub fn lent_bytes(&self) -> Result<u64, Error> {
+        self.check_ours()?;
+        let mut tx =
+            self.tx.lock(Some(EXIT_GRACE)).map_err(|_| Error::Busy("a send is under way"))?;
+        tx.lender.reclaim();
+        Ok(tx.lender.lent_bytes())
+    }
+
+    /// Sends a message that speaks of blocks that [`Session::lend`] gave. No byte of theirs is moved.
+    pub fn send_leased(
+        &self,
+        codec: u8,
+        body: &[u8],
+        blocks: &[Block],
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        self.check_open()?;
+        let lent: usize = blocks.iter().map(Block::len).sum();
+        self.check_size(body.len() + lent)?;
+        self.check_not_amid_a_send()?;
+        let mut tx =
+            self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
+        self.check_listener(tx, link)?;
+        let bytes = lending::payload_bytes(blocks.len(), body.len());
+        self.wait_space(tx, link, bytes as u64, deadline).map_err(|error| self.fail(error))?;
+        let terms = self.assign_all(tx, blocks)?;
+        let payload = lending::payload(&terms, body);
+        tx.sent_bytes += lent as u64;
+        self.push_message(tx, link, &link.outgoing(), Kind::Leased, codec, &payload)
+    }
+
+    /// A slot for each block, or none for any.
+    fn assign_all(&self, tx: &mut Outgoing, blocks: &[Block]) -> Result<Vec<Terms>, Error> {
+        let mut all = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let failed = match tx.lender.assign(block) {
+                Ok(Some(terms)) => {
+                    all.push(terms);
+                    continue;
+                }
+                Ok(None) => {
+                    Error::Busy("65,536 arrays are lent\nthe other program has to let some go")
+                }
+                Err(error) => error,
+            };
+            all.iter().for_each(|terms| tx.lender.revoke(terms));
+            return Err(failed);
+        }
+        Ok(all)
+    }
+}

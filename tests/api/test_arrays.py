@@ -1,0 +1,288 @@
+"""Arrays arrive equal, in the memory they were sent in, and give it back."""
+
+import array
+import dataclasses
+import gc
+import math
+import os
+import subprocess
+import sys
+
+import alongside
+import hypothesis.extra.numpy as hn
+import numpy as np
+import pytest
+from alongside import _arrays
+from hypothesis import HealthCheck, given, settings
+
+from tests.conftest import HEAD, mappings, wait_until
+
+PLAIN = (
+    hn.boolean_dtypes()
+    | hn.integer_dtypes(endianness="?")
+    | hn.unsigned_integer_dtypes(endianness="?")
+    | hn.floating_dtypes(endianness="?")
+    | hn.complex_number_dtypes(endianness="?")
+    | hn.datetime64_dtypes(endianness="?")
+    | hn.timedelta64_dtypes(endianness="?")
+    | hn.byte_string_dtypes()
+    | hn.unicode_string_dtypes(endianness="?")
+)
+DTYPES = PLAIN | hn.nested_dtypes(PLAIN, max_leaves=5, max_itemsize=400)
+ARRAYS = DTYPES.flatmap(lambda dtype: hn.arrays(dtype, hn.array_shapes(min_dims=0, min_side=0)))
+
+
+def same(got, sent):
+    """Equal in every byte, of the same type, shape and order."""
+    return (
+        got.dtype == sent.dtype
+        and got.shape == sent.shape
+        and got.tobytes() == sent.tobytes()
+        and (not sent.flags.f_contiguous or got.flags.f_contiguous)
+    )
+
+
+@dataclasses.dataclass
+class Picture:
+    image: np.ndarray
+    name: str
+
+
+def leases():
+    return [line for line in mappings() if "alongside-lease" in line]
+
+
+@given(sent=ARRAYS)
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_an_array_arrives_as_it_was(echo, sent):
+    echo.send(sent)
+    got = echo.receive()
+    assert same(got, sent)
+    assert not got.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        np.arange(24.0).reshape(2, 3, 4),
+        np.asfortranarray(np.arange(12).reshape(3, 4)),
+        np.arange(100)[::-3],
+        np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.broadcast_to(np.arange(3), (4, 3)),
+        np.array(7.5),
+        np.zeros((0, 3)),
+        np.array([(1, 2.5, [3, 4])], dtype=[("a", "i4"), ("b", "f8"), ("c", "u1", (2,))]),
+        np.zeros(3, dtype=np.dtype([("a", "u1"), ("b", "f8")], align=True)),
+        np.frombuffer(os.urandom(10_000_000), np.uint8),
+    ],
+    ids=lambda sent: f"{sent.dtype}{list(sent.shape)}",
+)
+def test_its_layout_does_not_matter(echo, sent):
+    echo.send(sent)
+    assert same(echo.receive(), sent)
+
+
+def test_arrays_stand_anywhere_in_data(echo):
+    first, second = np.arange(1000), np.ones((3, 3), "f4", order="F")
+    echo.send({"a": [first, {"b": second}], "c": (first, b"bytes", None), "d": "x" * 100_000})
+    got = echo.receive()
+    assert same(got["a"][0], first)
+    assert same(got["a"][1]["b"], second)
+    assert same(got["c"][0], first)
+    assert (got["c"][1:], got["d"]) == ([b"bytes", None], "x" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("sent", "dtype"),
+    [
+        (array.array("d", [1.5, 2.5]), "f8"),
+        (array.array("H", range(9)), "u2"),
+        (memoryview(np.arange(6.0).reshape(2, 3)), "f8"),
+        (memoryview(bytes(range(24))).cast("B", (2, 3, 4)), "u1"),
+        (memoryview(bytes(range(24)))[::5], "u1"),
+    ],
+)
+def test_other_buffers_arrive_as_arrays(echo, sent, dtype):
+    echo.send(sent)
+    got = echo.receive()
+    assert same(got, np.asarray(sent, dtype))
+
+
+def test_without_numpy_a_typed_memoryview_arrives(echo):
+    source = """
+        sys.modules["numpy"] = None
+        import array
+        s.send(array.array("d", [1.5, 2.5, 3.5]))
+        got = s.receive()
+        s.send([str(type(got)), got.format, got.shape, got.tolist(), got.readonly])
+    """
+    import textwrap
+
+    with alongside.start([sys.executable, "-c", HEAD + textwrap.dedent(source)]) as session:
+        assert session.receive().tolist() == [1.5, 2.5, 3.5]
+        session.send(np.arange(6, dtype="i4").reshape(2, 3))
+        kind, *rest = session.receive()
+        assert "memoryview" in kind
+        assert rest == ["i", [2, 3], [[0, 1, 2], [3, 4, 5]], True]
+
+
+def test_a_received_array_cannot_be_written(echo):
+    echo.send(np.arange(3))
+    got = echo.receive()
+    with pytest.raises(ValueError, match="read-only"):
+        got[0] = 1
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        got.flags.writeable = True
+
+
+def test_what_nobody_looks_at_any_more_is_used_again(program):
+    session = program("for m in s:\n    del m")
+    gc.collect()
+    before = leases()
+    for number in range(200):
+        session.send(np.full(500_000, number))
+        # It comes back as soon as the other side has dropped it.
+        wait_until(lambda: session.lent_bytes == 0)
+    assert len({*leases()} - {*before}) == 1
+    session.close()
+    assert {*leases()} <= {*before}
+
+
+def test_memory_is_lent_as_long_as_a_view_lives(program):
+    session = program(
+        """
+        whole = s.receive()
+        part = whole[10:20]
+        del whole
+        s.send("part")
+        s.receive()
+        del part
+        s.send("none")
+        s.receive()
+        """
+    )
+    session.send(np.arange(1_000_000))
+    assert session.receive() == "part"
+    assert session.lent_bytes >= 8_000_000
+    session.send("go on")
+    assert session.receive() == "none"
+    assert session.lent_bytes == 0
+
+
+def test_views_outlive_the_session_and_the_sender():
+    source = "import numpy as np; s.send(np.arange(300_000)); s.receive()"
+    session = alongside.start([sys.executable, "-c", HEAD + source])
+    got = session.receive()
+    session.kill()
+    session.wait()
+    session.close()
+    del session
+    gc.collect()
+    held = leases()
+    assert got.sum() == sum(range(300_000))
+    del got
+    gc.collect()
+    assert len(leases()) == len(held) - 1
+
+
+def test_a_received_array_can_be_read_in_a_forked_child(echo):
+    echo.send(np.arange(100_000))
+    got = echo.receive()
+    if (pid := os.fork()) == 0:
+        right = got[-1] == 99_999
+        del got
+        gc.collect()
+        os._exit(0 if right else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert got[-1] == 99_999
+    echo.send(got)
+    assert same(echo.receive(), got)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (np.array([object()]), "data has items of the type object"),
+        ({"a": [np.array([{}])]}, "data['a'][0] has items of the type object"),
+        (np.zeros(1, [("x", "i4"), ("y", "O")]), "data has items of the type [('x'"),
+        (np.ma.masked_array([1], [True]), "data is a MaskedArray"),
+        (np.float64(1.5), "data is a number of numpy's"),
+    ],
+)
+def test_what_is_no_plain_array_is_named_with_its_place(echo, data, text):
+    with pytest.raises(TypeError) as caught:
+        echo.send(data)
+    assert text in str(caught.value)
+    assert "send " in str(caught.value)
+    echo.send([1])
+    assert echo.receive() == [1]
+
+
+def test_an_array_over_the_limit_is_refused(program):
+    session = program("[s.send(m) for m in s]", max_message=1_000_000)
+    with pytest.raises(alongside.TooLarge):
+        session.send(np.zeros(200_000))
+    session.send(np.zeros(100_000))
+    assert session.receive().shape == (100_000,)
+
+
+def test_many_arrays_may_be_kept(echo):
+    kept = []
+    for number in range(3000):
+        echo.send(np.full(100, number))
+        kept.append(echo.receive())
+    assert all(got[0] == number for number, got in enumerate(kept))
+    assert math.isclose(sum(got.mean() for got in kept), sum(range(3000)))
+
+
+def test_a_type_may_have_arrays_in_it(echo):
+    echo.send({"image": np.arange(4), "name": "x"})
+    assert echo.receive(type=Picture).image.tolist() == [0, 1, 2, 3]
+    echo.send(np.arange(3))
+    assert echo.receive(type=np.ndarray).shape == (3,)
+    echo.send([1])
+    with pytest.raises(alongside.Invalid):
+        echo.receive(type=np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind", "shape", "order"),
+    [
+        (0, "<f8", [1 << 40], "C"),
+        (0, "<f8", [1 << 62, 1 << 62], "C"),
+        (0, "<f8", [-1], "C"),
+        (0, "<f8", [2.5], "C"),
+        (0, "<f8", 3, "C"),
+        (0, "<f8", [2], "K"),
+        (1 << 62, "<f8", [2], "C"),
+        (-8, "<f8", [2], "C"),
+        (4096, "<f8", [1], "C"),
+        (0, "O", [1], "C"),
+        (0, "no such", [1], "C"),
+        (0, None, [1], "C"),
+        (0, [["x", "O"]], [1], "C"),
+        (0, [["x"]], [1], "C"),
+        (0, [["x", "<f8", 7]], [1], "C"),
+        (0, "<U" + "9" * 30, [1], "C"),
+    ],
+)
+def test_a_description_of_no_array_is_invalid(offset, kind, shape, order):
+    with pytest.raises(alongside.Invalid):
+        _arrays.make(memoryview(bytes(4096)), offset, kind, shape, order)
+
+
+def test_an_array_goes_to_a_callback(echo):
+    import queue
+
+    inbox = queue.SimpleQueue()
+    echo.on_message(inbox.put)
+    echo.send([np.arange(5)])
+    assert inbox.get()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_numpy_is_not_loaded_by_the_package():
+    source = "import alongside, sys; alongside.start; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
