@@ -27,6 +27,10 @@ use crate::wire::{Kind, Packet};
 
 /// The smallest block.
 const SMALLEST: usize = 16 << 10;
+/// Blocks of one size that are out while the reader keeps up.
+const WINDOW_BLOCKS: usize = 4;
+/// Smaller blocks are filled before anybody could have given one back.
+const WORTH_WAITING: usize = 128 << 10;
 /// Up to this size blocks are powers of two, and share arenas.
 const SHARED_UP_TO: usize = 1 << 20;
 /// The first arena of shared blocks has so many blocks; the next as many as there are already.
@@ -135,6 +139,16 @@ impl Lender {
     /// Bytes that are out, or being filled.
     pub(crate) fn lent_bytes(&self) -> u64 {
         self.out.iter().map(|out| out.place.bytes as u64).sum()
+    }
+
+    /// Whether a block for so many bytes would be a new one, though as many of its size are out as a
+    /// reader who keeps up needs.
+    pub(crate) fn is_ahead(&self, bytes: usize) -> bool {
+        let Some(whole) = block_bytes(bytes).filter(|whole| *whole >= WORTH_WAITING) else {
+            return false;
+        };
+        self.free.get(&whole).is_none_or(Vec::is_empty)
+            && self.out.iter().filter(|out| out.place.bytes == whole).count() >= WINDOW_BLOCKS
     }
 
     /// A block of at least so many bytes; `None` if `limit` bytes are lent, until some come back.
