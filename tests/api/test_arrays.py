@@ -150,6 +150,30 @@ def test_what_nobody_looks_at_any_more_is_used_again(program):
     assert {*leases()} <= {*before}
 
 
+def test_memory_that_lies_idle_goes_back_to_the_system_on_both_sides(program):
+    session = program(
+        """
+        from pathlib import Path
+        kept = [s.receive() for _ in range(10)]
+        del kept
+        for m in s:
+            del m
+            s.send(Path("/proc/self/maps").read_text().count("alongside-lease"))
+        """
+    )
+    gc.collect()
+    before = len(leases())
+    for _ in range(10):
+        session.send(np.ones(1_000_000))
+    assert len(leases()) == before + 10
+
+    def shrinks():
+        session.send(np.ones(3))
+        return session.receive() <= 2 and len(leases()) <= before + 2
+
+    wait_until(shrinks)
+
+
 def test_memory_is_lent_as_long_as_a_view_lives(program):
     session = program(
         """

@@ -60,6 +60,12 @@ impl<B: Buffer> Session<B> {
     ) -> Result<Option<Block>, Error> {
         self.await_return(tx, link, bytes);
         let block = tx.lender.lend(link, bytes, LIMIT_BYTES)?;
+        self.tell_retired(tx, link)?;
+        Ok(block)
+    }
+
+    /// Tells the other side what was given up, as far as there is space.
+    fn tell_retired(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
         let ring = link.outgoing();
         while let Some(number) = tx.lender.retired.last().copied() {
             if !tx.has_space(&ring, 0)? {
@@ -68,7 +74,7 @@ impl<B: Buffer> Session<B> {
             tx.push(link, &ring, &bare(Kind::Retired, 0, 0, number.into()), &[])?;
             tx.lender.retired.pop();
         }
-        Ok(block)
+        Ok(())
     }
 
     /// Looks for a moment whether a reader on another processor gives a block back: one that is still
@@ -89,7 +95,12 @@ impl<B: Buffer> Session<B> {
         let mut tx =
             self.tx.lock(Some(EXIT_GRACE)).map_err(|_| Error::Busy("a send is under way"))?;
         tx.lender.reclaim();
-        Ok(tx.lender.lent_bytes())
+        tx.lender.sweep();
+        let bytes = tx.lender.lent_bytes();
+        if let Some((link, tx)) = tx.parts() {
+            self.tell_retired(tx, link)?;
+        }
+        Ok(bytes)
     }
 
     /// Sends a message that speaks of blocks that [`Session::lend`] gave. No byte of theirs is moved.

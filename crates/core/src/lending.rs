@@ -13,13 +13,13 @@
 //! | being filled | a [`Block`] | sent, or free when the `Block` is dropped |
 //! | out | a slot, and the `Block` as long as the program here keeps it | free when given back *and* let go here |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use alongside_shm::{RETURNS_BYTES, Region, Returns, SLOTS};
-use alongside_sys::Errno;
 use alongside_sys::memory::{self, Access, Mapping};
+use alongside_sys::{Errno, coarse_clock_ns};
 
 use crate::error::Error;
 use crate::link::Link;
@@ -27,6 +27,8 @@ use crate::wire::{Kind, Packet};
 
 /// The smallest block.
 const SMALLEST: usize = 16 << 10;
+/// Arenas of which nothing was lent for so long go back to the system, at the next occasion.
+const IDLE_NS: u64 = 2_000_000_000;
 /// Blocks of one size that are out while the reader keeps up.
 const WINDOW_BLOCKS: usize = 4;
 /// Smaller blocks are filled before anybody could have given one back.
@@ -110,11 +112,19 @@ impl Slots {
     }
 }
 
+/// Memory that was made for lending, and when it last was lent.
+#[derive(Debug)]
+struct Arena {
+    memory: Arc<Mapping>,
+    used_ns: u64,
+}
+
 /// One side's arenas, and what of them is out.
 #[derive(Debug, Default)]
 pub(crate) struct Lender {
     table: Option<Mapping>,
-    arenas: BTreeMap<u32, Arc<Mapping>>,
+    arenas: BTreeMap<u32, Arena>,
+    swept_ns: u64,
     next_arena: u32,
     arena_bytes: usize,
     /// How many blocks of each size there are.
@@ -162,6 +172,7 @@ impl Lender {
         let Some(whole) = whole else {
             return Err(Error::TooLarge { bytes: bytes as u64, limit });
         };
+        self.sweep();
         if self.free.get(&whole).is_none_or(Vec::is_empty) {
             self.reclaim();
         }
@@ -170,18 +181,17 @@ impl Lender {
                 return Ok(None);
             }
             if (self.arena_bytes + whole) as u64 > limit {
-                self.retire_idle();
+                self.retire_idle(0);
             }
             if !self.grow(link, whole)? {
                 return Ok(None);
             }
         }
         let place = self.free.get_mut(&whole).and_then(Vec::pop);
-        let Some((place, memory)) =
-            place.and_then(|place| Some((place, Arc::clone(self.arenas.get(&place.arena)?))))
-        else {
-            return Ok(None);
-        };
+        let Some(place) = place else { return Ok(None) };
+        let Some(arena) = self.arenas.get_mut(&place.arena) else { return Ok(None) };
+        arena.used_ns = coarse_clock_ns();
+        let memory = Arc::clone(&arena.memory);
         let held = Arc::new(());
         self.out.push(Out { place, held: Arc::clone(&held), sent: None });
         Ok(Some(Block { memory, place, bytes, held }))
@@ -258,7 +268,8 @@ impl Lender {
         *made += blocks;
         self.next_arena += 1;
         self.arena_bytes += bytes;
-        self.arenas.insert(number, Arc::new(memory));
+        let arena = Arena { memory: Arc::new(memory), used_ns: coarse_clock_ns() };
+        self.arenas.insert(number, arena);
         // The lowest is taken first.
         let places = (0..blocks).rev();
         self.free.entry(whole).or_default().extend(places.map(|i| Place {
@@ -269,14 +280,25 @@ impl Lender {
         Ok(true)
     }
 
-    /// Gives arenas up of which nothing is out; the other side has yet to be told of their numbers.
-    pub(crate) fn retire_idle(&mut self) {
-        let mut used: BTreeMap<u32, usize> = BTreeMap::new();
-        for out in &self.out {
-            *used.entry(out.place.arena).or_default() += 1;
+    /// Now and then, gives back what has lain idle.
+    pub(crate) fn sweep(&mut self) {
+        let now = coarse_clock_ns();
+        if now - self.swept_ns > IDLE_NS {
+            self.swept_ns = now;
+            self.reclaim();
+            self.retire_idle(IDLE_NS);
         }
-        let idle: Vec<u32> =
-            self.arenas.keys().copied().filter(|number| !used.contains_key(number)).collect();
+    }
+
+    /// Gives up arenas of which nothing is out, nor was for `age_ns`; the other side has yet to be told
+    /// of their numbers.
+    fn retire_idle(&mut self, age_ns: u64) {
+        let now = coarse_clock_ns();
+        let out: BTreeSet<u32> = self.out.iter().map(|out| out.place.arena).collect();
+        let is_idle = |(number, arena): (&u32, &Arena)| {
+            (!out.contains(number) && now - arena.used_ns >= age_ns).then_some(*number)
+        };
+        let idle: Vec<u32> = self.arenas.iter().filter_map(is_idle).collect();
         for number in idle {
             for (whole, places) in &mut self.free {
                 let before = places.len();
@@ -284,7 +306,7 @@ impl Lender {
                 *self.made.entry(*whole).or_default() -= before - places.len();
             }
             if let Some(arena) = self.arenas.remove(&number) {
-                self.arena_bytes -= arena.len();
+                self.arena_bytes -= arena.memory.len();
             }
             self.retired.push(number);
         }
