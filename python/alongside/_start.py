@@ -7,7 +7,7 @@ import os
 import sys
 
 from . import _core
-from ._errors import StartFailed
+from ._errors import StartFailed, TimedOut
 from ._session import Session, limit, remember
 
 TYPE_CHECKING = False
@@ -33,6 +33,7 @@ DEVNULL = -3
 
 _STDERR_SHOWN = 64 * 1024
 _STDERR_IN_TEXT = 2000
+_REAP_PATIENCE = 1.0
 _PIPE_BYTES = 1024 * 1024
 
 
@@ -110,7 +111,23 @@ def start(
     session = Session(connection, hello)
     session.stdin, session.stdout, session.stderr = pipes.files()
     remember(session)
+    if connection.needs_hello:
+        try:
+            session._send_hello(hello, limit(timeout))
+        except BaseException:
+            _end(session)
+            raise
     return session
+
+
+def _end(session: Session) -> None:
+    """End a program that was started and cannot be worked with, and reap it."""
+    session.kill()
+    session.close(timeout=0)
+    try:
+        session.wait(_REAP_PATIENCE)
+    except TimedOut:
+        return  # the next start reaps it
 
 
 def _command(command: "_Word | Sequence[_Word]", cwd: "str | PathLike[str] | None") -> list[str]:

@@ -297,6 +297,26 @@ def test_a_description_of_no_array_is_invalid(offset, kind, shape, order):
         _arrays.make(memoryview(bytes(4096)), offset, kind, shape, order)
 
 
+@pytest.mark.parametrize("extra", ["", "x" * 50_000])
+def test_an_array_can_be_the_first_data(program, extra):
+    sent = np.arange(1_000_000)
+    session = program("s.send([s.hello['a'], s.hello['b']])", hello={"a": sent, "b": extra})
+    got, back = session.receive()
+    assert same(got, sent)
+    assert back == extra
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_first_array_that_is_too_large_is_refused_and_the_program_ended():
+    with pytest.raises(alongside.TooLarge):
+        alongside.start(
+            [sys.executable, "-c", HEAD],
+            hello=np.zeros(1000),
+            max_message=100,
+            stderr=alongside.DEVNULL,
+        )
+
+
 def test_an_array_goes_to_a_callback(echo):
     import queue
 

@@ -103,9 +103,11 @@ impl<B: Buffer> Session<B> {
         Ok(bytes)
     }
 
-    /// Sends a message that speaks of blocks that [`Session::lend`] gave. No byte of theirs is moved.
+    /// Sends a message, or the first data, that speaks of blocks that [`Session::lend`] gave. No byte of
+    /// theirs is moved.
     pub fn send_leased(
         &self,
+        is_hello: bool,
         codec: u8,
         body: &[u8],
         blocks: &[Block],
@@ -123,8 +125,11 @@ impl<B: Buffer> Session<B> {
         self.wait_space(tx, link, bytes as u64, deadline).map_err(|error| self.fail(error))?;
         let terms = self.assign_all(tx, blocks)?;
         let payload = lending::payload(&terms, body);
-        tx.sent_bytes += lent as u64;
-        self.push_message(tx, link, &link.outgoing(), Kind::Leased, codec, &payload)
+        let kind = if is_hello { Kind::LeasedHello } else { Kind::Leased };
+        if !is_hello {
+            tx.sent_bytes += lent as u64;
+        }
+        self.push_message(tx, link, &link.outgoing(), kind, codec, &payload)
     }
 
     /// A slot for each block, or none for any.

@@ -57,8 +57,9 @@ pub struct Start<'a> {
     pub die_with_parent: bool,
     /// The longest message that either side may send, in bytes.
     pub max_message_bytes: u64,
-    /// How the first data is to be read, and its bytes.
-    pub hello: (u8, &'a [u8]),
+    /// How the first data is to be read, and its bytes; `None` if the caller sends it itself, with
+    /// [`Session::send_leased`].
+    pub hello: Option<(u8, &'a [u8])>,
 }
 
 /// Why no session came of it.
@@ -131,10 +132,11 @@ pub fn start<B: Buffer>(
     deadline: Deadline,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Session<B>, StartFailure> {
-    let (codec, hello) = options.hello;
-    if hello.len() as u64 > options.max_message_bytes {
-        let (bytes, limit) = (hello.len() as u64, options.max_message_bytes);
-        return Err(Error::TooLarge { bytes, limit }.into());
+    let limit = options.max_message_bytes;
+    if let Some((_, hello)) = options.hello
+        && hello.len() as u64 > limit
+    {
+        return Err(Error::TooLarge { bytes: hello.len() as u64, limit }.into());
     }
     let os = Error::os("starting a session");
     let life = if options.die_with_parent { Some(own_life().map_err(&os)?) } else { None };
@@ -159,7 +161,9 @@ pub fn start<B: Buffer>(
         fate: None,
     };
     let session = Session::new(link, others);
-    session.send_hello(codec, hello, deadline, go_on)?;
+    if let Some((codec, hello)) = options.hello {
+        session.send_hello(codec, hello, deadline, go_on)?;
+    }
     spawned.is_kept = true;
     Ok(session)
 }

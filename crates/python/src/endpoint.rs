@@ -34,17 +34,31 @@ const NO_ANSWER: &str = "no answer has come";
 const NOT_ENDED: &str = "the other program has not ended";
 
 type Core = Session<Body>;
-type Hello = Option<(u8, Py<PyBytes>)>;
+/// How the first data is to be read, its bytes, and what it borrows.
+type Hello = Option<(u8, Py<PyBytes>, Vec<Py<Lease>>)>;
 
 /// A session that has been established and waits to become an object.
 #[pyclass(frozen, module = "alongside._core")]
 pub(crate) struct Connection {
     parts: Mutex<Option<(Core, Hello)>>,
+    /// Whether the first data has yet to be sent: it has arrays in it.
+    #[pyo3(get)]
+    needs_hello: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(core: Core, hello: Hello) -> Connection {
-        Connection { parts: Mutex::new(Some((core, hello))) }
+    pub(crate) fn started(core: Core, needs_hello: bool) -> Connection {
+        Connection { parts: Mutex::new(Some((core, None))), needs_hello }
+    }
+
+    pub(crate) fn adopted(
+        py: Python<'_>,
+        core: Core,
+        hello: Message<Body>,
+    ) -> PyResult<Connection> {
+        let (codec, leases) = (hello.codec, leases(py, hello.leases)?);
+        let hello = Some((codec, hello.body.into_bytes(py).unbind(), leases));
+        Ok(Connection { parts: Mutex::new(Some((core, hello))), needs_hello: false })
     }
 }
 
@@ -232,17 +246,18 @@ impl Endpoint {
             py.detach(|| self.core.put_back(message));
             return Err(error);
         }
-        if message.leases.is_empty() {
-            return unpacked(py, codec, &message.body.into_bytes(py));
-        }
-        let leases = message.leases.into_iter().map(|lease| Py::new(py, Lease::new(lease)));
-        let leases = leases.collect::<PyResult<Vec<_>>>()?;
-        let body = message.body.into_bytes(py);
-        DECODE_LEASED.get(py)?.call1((body, leases, codec == BESIDE_ARRAYS))
+        let leases = leases(py, message.leases)?;
+        unpacked(py, codec, &message.body.into_bytes(py), &leases)
     }
 
     /// Copies arrays into lent memory, once, and sends word of them.
-    fn send_arrays(&self, py: Python<'_>, packed: &Packed<'_>, until: Deadline) -> PyResult<()> {
+    fn send_arrays(
+        &self,
+        py: Python<'_>,
+        is_hello: bool,
+        packed: &Packed<'_>,
+        until: Deadline,
+    ) -> PyResult<()> {
         static FILL: Named = Named::new("alongside._arrays", "fill");
         let is_beside = packed.bytes.len() > LONGEST_BESIDE_LEASES;
         let at = packed.lent_bytes.next_multiple_of(8);
@@ -260,7 +275,7 @@ impl Endpoint {
             (WITH_ARRAYS, &packed.bytes)
         };
         let blocks = [block];
-        self.wait(py, NO_ROOM, |_| self.core.send_leased(codec, body, &blocks, until))
+        self.wait(py, NO_ROOM, |_| self.core.send_leased(is_hello, codec, body, &blocks, until))
     }
 
     /// Calls `with` the descriptor to watch for messages.
@@ -290,19 +305,28 @@ impl Endpoint {
 static DECODE: Named = Named::new("alongside._data", "decode");
 static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
 
+/// What a message borrows, as Python's objects.
+fn leases(py: Python<'_>, all: Vec<alongside_core::Lease>) -> PyResult<Vec<Py<Lease>>> {
+    all.into_iter().map(|lease| Py::new(py, Lease::new(lease))).collect()
+}
+
 fn unpacked<'py>(
     py: Python<'py>,
     codec: u8,
     bytes: &Bound<'py, PyBytes>,
+    leases: &[Py<Lease>],
 ) -> PyResult<Bound<'py, PyAny>> {
-    if codec != PACKED {
-        return Err(raise(
+    match codec {
+        PACKED => DECODE.get(py)?.call1((bytes,)),
+        WITH_ARRAYS | BESIDE_ARRAYS => {
+            DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS))
+        }
+        _ => Err(raise(
             py,
             "Incompatible",
-            &format!("a message of codec {codec}, this program knows 0 and 1"),
-        ));
+            &format!("a message of codec {codec}, this program knows 0 to {BESIDE_ARRAYS}"),
+        )),
     }
-    DECODE.get(py)?.call1((bytes,))
 }
 
 /// Raises for a type that no message can be checked against, before one is taken.
@@ -352,8 +376,8 @@ impl Endpoint {
         }
         let decoded = match &self.hello {
             None => py.None(),
-            Some((RAW, bytes)) => bytes.clone_ref(py).into_any(),
-            Some((codec, bytes)) => unpacked(py, *codec, bytes.bind(py))?.unbind(),
+            Some((RAW, bytes, _)) => bytes.clone_ref(py).into_any(),
+            Some((codec, bytes, leases)) => unpacked(py, *codec, bytes.bind(py), leases)?.unbind(),
         };
         // Decoding ran Python, and with it maybe another who asked; every caller gets the same object.
         let _ = self.decoded_hello.set(py, decoded.clone_ref(py));
@@ -405,7 +429,7 @@ impl Endpoint {
         let until = deadline(timeout)?;
         let payload = Payload::of(data)?;
         if let Some(packed) = payload.arrays() {
-            return self.send_arrays(py, packed, until);
+            return self.send_arrays(py, false, packed, until);
         }
         match self.core.try_send(payload.codec(), payload.bytes()) {
             Ok(Sent::Done) => return Ok(()),
@@ -425,7 +449,7 @@ impl Endpoint {
     fn send_nowait(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let payload = Payload::of(data)?;
         if let Some(packed) = payload.arrays() {
-            return self.send_arrays(py, packed, Deadline::Now);
+            return self.send_arrays(py, false, packed, Deadline::Now);
         }
         let (codec, bytes) = (payload.codec(), payload.bytes());
         let sent = match self.core.try_send(codec, bytes) {
@@ -555,6 +579,20 @@ impl Endpoint {
     /// Refuses what a signal's handler may not do amid a large send of the thread it interrupted.
     fn _check_not_amid_a_send(&self, py: Python<'_>) -> PyResult<()> {
         self.core.check_not_amid_a_send().map_err(|error| self.failed(py, error))
+    }
+
+    /// Sends first data with arrays in it.
+    fn _send_hello(
+        &self,
+        py: Python<'_>,
+        hello: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let until = deadline(timeout)?;
+        match Payload::of(hello)?.arrays() {
+            Some(packed) => self.send_arrays(py, true, packed, until),
+            None => Err(PyValueError::new_err("this first data has no arrays in it")),
+        }
     }
 
     /// `close` without its defaults.

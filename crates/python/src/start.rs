@@ -5,11 +5,11 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use alongside_core::{Deadline, Start, StartFailure, ready_environment};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::body::Body;
-use crate::encode::{PACKED, Payload};
+use crate::encode::{BESIDE_ARRAYS, Payload};
 use crate::endpoint::{Connection, deadline, go_on};
 use crate::errors::{not_adopted, start_failure, to_python};
 
@@ -34,12 +34,7 @@ pub(crate) fn start(
 ) -> PyResult<Connection> {
     let until = deadline(timeout)?;
     let hello = Payload::of(hello)?;
-    if hello.arrays().is_some() {
-        return Err(PyTypeError::new_err(
-            "hello has an array in it, which can be sent but not be the first data\n\
-             send() it when start() has returned",
-        ));
-    }
+    let needs_hello = hello.arrays().is_some();
     let (codec, bytes) = (hello.codec(), hello.bytes());
     let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
     let pairs = environment.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
@@ -53,13 +48,13 @@ pub(crate) fn start(
         new_group,
         die_with_parent,
         max_message_bytes: max_message,
-        hello: (codec, bytes),
+        hello: (!needs_hello).then_some((codec, bytes)),
     };
     let mut raised = None;
     alongside_sys::look_again_soon();
     let started = py.detach(|| alongside_core::start(options, until, &mut || go_on(&mut raised)));
     match (started, raised) {
-        (Ok(core), _) => Ok(Connection::new(core, None)),
+        (Ok(core), _) => Ok(Connection::started(core, needs_hello)),
         (Err(StartFailure::Other(alongside_core::Error::Interrupted)), Some(error)) => Err(error),
         (Err(failure), _) => Err(start_failure(py, failure, &shown(&command))),
     }
@@ -77,12 +72,12 @@ pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyR
         return Err(error);
     }
     let (core, hello) = adopted.map_err(|reason| not_adopted(py, reason))?;
-    if hello.codec > PACKED {
-        let text = format!("the hello has codec {}, this program knows 0 and 1", hello.codec);
+    if hello.codec > BESIDE_ARRAYS {
+        let (found, last) = (hello.codec, BESIDE_ARRAYS);
+        let text = format!("the hello has codec {found}, this program knows 0 to {last}");
         return Err(to_python(py, alongside_core::Error::Incompatible(text), None));
     }
-    let body = hello.body.into_bytes(py).unbind();
-    Ok(Connection::new(core, Some((hello.codec, body))))
+    Connection::adopted(py, core, hello)
 }
 
 /// A command as people read it, shortened.
