@@ -70,7 +70,14 @@ def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
             at, length = struct.unpack("<QQ", body)
             data = memoryview(leases[0])[at : at + length]
         return msgspec.msgpack.Decoder(ext_hook=_Leased(leases)).decode(data)
-    except (msgspec.DecodeError, ValueError, LookupError, struct.error, RecursionError) as error:
+    except (
+        msgspec.DecodeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        struct.error,
+        RecursionError,
+    ) as error:
         msg = f"a message that is not data: {error}"
         raise Invalid(msg, data=body) from error
 

@@ -7,12 +7,14 @@ import math
 import os
 import subprocess
 import sys
+import textwrap
 
 import alongside
 import hypothesis.extra.numpy as hn
+import msgspec
 import numpy as np
 import pytest
-from alongside import _arrays
+from alongside import _arrays, _data
 from hypothesis import HealthCheck, given, settings
 
 from tests.conftest import HEAD, mappings, wait_until
@@ -118,8 +120,6 @@ def test_without_numpy_a_typed_memoryview_arrives(echo):
         got = s.receive()
         s.send([str(type(got)), got.format, got.shape, got.tolist(), got.readonly])
     """
-    import textwrap
-
     with alongside.start([sys.executable, "-c", HEAD + textwrap.dedent(source)]) as session:
         assert session.receive().tolist() == [1.5, 2.5, 3.5]
         session.send(np.arange(6, dtype="i4").reshape(2, 3))
@@ -315,6 +315,35 @@ def test_a_first_array_that_is_too_large_is_refused_and_the_program_ended():
             max_message=100,
             stderr=alongside.DEVNULL,
         )
+
+
+@pytest.mark.parametrize(
+    "note",
+    [5, [], [1, 2], ["x", 0, "<f8", [1], "C"], [9, 0, "<f8", [1], "C"], [0, 0, "<f8", [9], 1]],
+)
+def test_a_note_of_no_array_is_invalid(note):
+    encode = msgspec.msgpack.encode
+    body = encode([msgspec.msgpack.Ext(3, encode(note))])
+    with pytest.raises(alongside.Invalid):
+        _data.decode_leased(body, [bytes(8)], is_beside=False)
+    with pytest.raises(alongside.Invalid):
+        _data.decode_leased(b"short", [bytes(8)], is_beside=True)
+
+
+def test_a_message_with_arrays_that_cannot_be_taken_now_keeps_its_memory():
+    """What is dropped is given back, so nothing may be borrowed before the message can be taken."""
+    source = """
+        s.send([np.full(1000, 1)]); s.send([np.full(1000, 2)]); s.receive()
+    """
+    with alongside.start(
+        [sys.executable, "-c", HEAD + "import numpy as np\n" + textwrap.dedent(source)]
+    ) as session:
+        with pytest.raises(alongside.Invalid):
+            session.receive_into(bytearray(100))
+        first, second = session.receive()[0], session.receive()[0]
+        assert (first == 1).all()
+        assert (second == 2).all()
+        session.send(0)
 
 
 def test_an_array_goes_to_a_callback(echo):

@@ -208,8 +208,10 @@ def test_statistics_count_what_was_done(echo):
 def test_a_program_ends_quietly_whatever_its_daemon_threads_are_in(call):
     """The interpreter unwinds such a thread when it ends: through this library's frames."""
     source = f"""
+        begun = threading.Semaphore(0)
         def work():
             while True:
+                begun.release()
                 try:
                     {call}
                 except (alongside.TimedOut, alongside.StartFailed):
@@ -218,7 +220,8 @@ def test_a_program_ends_quietly_whatever_its_daemon_threads_are_in(call):
                     return
         for _ in range(4):
             threading.Thread(target=work, daemon=True).start()
-        time.sleep(0.03)
+        for _ in range(4):
+            begun.acquire()
     """
     command = [sys.executable, "-c", HEAD + textwrap.dedent(source)]
     for _ in range(8):

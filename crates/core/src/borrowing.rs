@@ -17,6 +17,8 @@ use crate::link::Link;
 
 /// What a hostile lender may make us map, in files.
 const MOST_ARENAS: usize = 8192;
+/// And in bytes. An honest one lends 1 GiB at once, and keeps less than this for it.
+const MOST_BYTES: u64 = 16 << 30;
 
 /// Bytes of the other program's memory, to be read for as long as this lives.
 #[derive(Debug)]
@@ -72,6 +74,13 @@ impl Borrower {
         if self.arenas.contains_key(&number) || self.arenas.len() >= MOST_ARENAS {
             return Err(Error::Corrupt(format!(
                 "the other program announced lease arena {number} anew, or more than {MOST_ARENAS}"
+            )));
+        }
+        if bytes > MOST_BYTES - self.bytes {
+            return Err(Error::Corrupt(format!(
+                "the other program announced a lease arena of {bytes} bytes beside {} others, the \
+                 bound is {MOST_BYTES}",
+                self.bytes
             )));
         }
         let mapping = memory::adopt(file, Access::Lease, usize::try_from(bytes).unwrap_or(0))?;
@@ -185,6 +194,8 @@ mod tests {
         let (_other, file) = memory::create("test", 4096, Access::Lease).unwrap();
         assert!(matches!(borrower.add(3, 4096, &file), Err(Error::Corrupt(_))));
         assert!(borrower.add(4, 8192, &file).is_err(), "another size than was said");
+        assert!(matches!(borrower.add(4, MOST_BYTES, &file), Err(Error::Corrupt(_))));
+        assert!(matches!(borrower.add(4, u64::MAX, &file), Err(Error::Corrupt(_))));
         assert!(borrower.retire(3).is_ok());
         assert!(matches!(borrower.retire(3), Err(Error::Corrupt(_))));
         assert!(matches!(borrower.retire(1 << 40), Err(Error::Corrupt(_))));

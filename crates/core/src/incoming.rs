@@ -2,7 +2,8 @@
 //!
 //! A message is copied out of shared memory exactly once, into a buffer of the language's own, and
 //! leaves the ring only when it is whole there: a call that ends early, for whatever reason, loses
-//! nothing. A large message grows part by part in a buffer that waits here between calls.
+//! nothing. A large message grows part by part in a buffer that waits here between calls. Arrays are not
+//! copied at all: their message borrows them, see `borrowing.rs`.
 //!
 //! The *inbox* holds messages that were taken off the ring before anybody asked for them, by a side
 //! that waits for something else and must not let the other's ring run full meanwhile.
@@ -17,7 +18,7 @@ use alongside_sys::memory::wish_huge_pages;
 
 use crate::borrowing::{Borrower, adopt_table};
 use crate::error::Error;
-use crate::lending::{TERMS_WORDS, Terms};
+use crate::lending::{TERMS_WORDS, Terms, payload_bytes};
 use crate::link::Link;
 use crate::message::{Buffer, Message};
 use crate::staging::{BLOCK_BYTES, Block, Gallery};
@@ -184,8 +185,7 @@ impl<B: Buffer> Incoming<B> {
                 return Ok(Step::Long);
             }
             let step = match record.kind {
-                Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, want)?,
-                Kind::Leased | Kind::LeasedHello => self.take_leased(link, &ring, &record, want)?,
+                kind if kind.is_whole() => self.take_whole(link, &ring, &record, want)?,
                 Kind::Part if !want.large => return Ok(Step::Long),
                 Kind::Large | Kind::LargeHello if !want.large => return Ok(Step::Long),
                 _ => self.advance(link, &ring, &record, want)?,
@@ -220,9 +220,7 @@ impl<B: Buffer> Incoming<B> {
         for _ in 0..RECORDS_PER_STEP {
             let Some(record) = self.consumer.peek(&ring)? else { return Ok(true) };
             let bytes = match record.kind {
-                Kind::Message | Kind::Hello | Kind::Leased | Kind::LeasedHello => {
-                    record.length.into()
-                }
+                kind if kind.is_whole() => record.length.into(),
                 Kind::Large | Kind::LargeHello => record.id,
                 _ => 0,
             };
@@ -231,10 +229,7 @@ impl<B: Buffer> Incoming<B> {
             }
             let mut want = Want { into: None, has_turn: false, large: true };
             let step = match record.kind {
-                Kind::Message | Kind::Hello => self.take_small(link, &ring, &record, &mut want)?,
-                Kind::Leased | Kind::LeasedHello => {
-                    self.take_leased(link, &ring, &record, &mut want)?
-                }
+                kind if kind.is_whole() => self.take_whole(link, &ring, &record, &mut want)?,
                 _ => self.advance(link, &ring, &record, &mut want)?,
             };
             match step {
@@ -269,7 +264,8 @@ impl<B: Buffer> Incoming<B> {
         if self.consumer.release(ring, record) { link.ring_space() } else { Ok(()) }
     }
 
-    fn take_small(
+    /// A message that is whole in its record.
+    fn take_whole(
         &mut self,
         link: &Link,
         ring: &Ring<'_, Region<'_>>,
@@ -281,67 +277,55 @@ impl<B: Buffer> Incoming<B> {
                 "the other program wrote a message amid the parts of another".into(),
             ));
         }
-        let bytes = record.length as usize;
         self.check_hello(record)?;
+        let is_leased = matches!(record.kind, Kind::Leased | Kind::LeasedHello);
+        let terms = if is_leased { self.read_terms(link, ring, record)? } else { Vec::new() };
+        let before = if is_leased { payload_bytes(terms.len(), 0) } else { 0 };
+        let bytes = record.length as usize - before;
         check_length(link, bytes as u64)?;
         if let Some(into) = &mut want.into {
+            if is_leased {
+                return Err(Error::OtherCodec(record.codec));
+            }
             into.check(record.codec, bytes as u64)?;
-            self.consumer.read(ring, record, &mut into.space[..bytes]);
+            self.consumer.read_end(ring, record, &mut into.space[..bytes]);
             return Ok(Step::Filled(bytes));
         }
         let mut body = B::with_length(bytes).map_err(|_| Error::NoMemory(bytes as u64))?;
-        self.consumer.read(ring, record, body.space());
+        self.consumer.read_end(ring, record, body.space());
+        // Last: a lease that is dropped is given back, and a message that cannot be taken now comes again.
+        let leases = terms.into_iter().map(|terms| self.borrower.lease(terms, &self.own_link));
         Ok(Step::Message(Message {
             codec: record.codec,
             body,
-            leases: Vec::new(),
-            is_hello: record.kind == Kind::Hello,
+            leases: leases.collect::<Result<_, _>>()?,
+            is_hello: matches!(record.kind, Kind::Hello | Kind::LeasedHello),
         }))
     }
 
-    /// A message beside which memory is lent: a count, the terms of each lease, then its own bytes.
-    fn take_leased(
+    /// What a leased message borrows: a count, then the terms of each lease.
+    fn read_terms(
         &mut self,
         link: &Link,
         ring: &Ring<'_, Region<'_>>,
         record: &Record,
-        want: &mut Want<'_>,
-    ) -> Result<Step<B>, Error> {
-        if self.partial.is_some() {
-            return Err(Error::Corrupt(
-                "the other program wrote a message amid the parts of another".into(),
-            ));
-        }
-        self.check_hello(record)?;
-        if want.into.is_some() {
-            return Err(Error::OtherCodec(record.codec));
-        }
+    ) -> Result<Vec<Terms>, Error> {
         let short =
             || Error::Corrupt("the other program lent memory on terms that are cut off".into());
-        let count = self.consumer.words(ring, record, 0).ok_or_else(short)?[0];
-        let rest = count
-            .checked_mul(TERMS_WORDS * RECORD_BYTES)
-            .and_then(|terms| u64::from(record.length).checked_sub(terms + RECORD_BYTES))
-            .ok_or_else(short)?;
-        check_length(link, rest)?;
-        let mut leases = Vec::with_capacity(count as usize);
-        for index in 0..count {
-            let words = |at| self.consumer.words(ring, record, 1 + index * TERMS_WORDS + at);
-            let (Some(first), Some(second)) = (words(0), words(1)) else { return Err(short()) };
-            let terms = Terms::from_words([first, second]);
-            if !self.borrower.knows(terms.arena) {
-                self.read_control(link)?;
-            }
-            leases.push(self.borrower.lease(terms, &self.own_link)?);
+        let words = |index| self.consumer.words(ring, record, index).ok_or_else(short);
+        let count = words(0)?[0];
+        if count > u64::from(record.length) / (TERMS_WORDS * RECORD_BYTES) {
+            return Err(short());
         }
-        let mut body = B::with_length(rest as usize).map_err(|_| Error::NoMemory(rest))?;
-        self.consumer.read_end(ring, record, body.space());
-        Ok(Step::Message(Message {
-            codec: record.codec,
-            body,
-            leases,
-            is_hello: record.kind == Kind::LeasedHello,
-        }))
+        let terms = (0..count).map(|index| {
+            let at = 1 + index * TERMS_WORDS;
+            Ok(Terms::from_words([words(at)?, words(at + 1)?]))
+        });
+        let terms = terms.collect::<Result<Vec<_>, Error>>()?;
+        if !terms.iter().all(|terms| self.borrower.knows(terms.arena)) {
+            self.read_control(link)?;
+        }
+        Ok(terms)
     }
 
     /// Everything but a small message. `Step::Empty` means done.

@@ -32,8 +32,7 @@ pub enum Kind {
     Pong = 7,
     /// As `Large`, and the message is the hello.
     LargeHello = 8,
-    /// A whole message beside which memory is lent; the payload begins with the terms, see
-    /// `alongside-core`'s `lending`.
+    /// A whole message beside which memory is lent; the payload begins with the terms.
     Leased = 9,
     /// As `Leased`, and the message is the hello.
     LeasedHello = 10,
@@ -42,6 +41,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a record of this kind holds a message from its first byte to its last.
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Kind::Message | Kind::Hello | Kind::Leased | Kind::LeasedHello)
+    }
+
     const fn from_byte(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Message,
