@@ -32,6 +32,7 @@ from ._session import Session, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ._lending import Lent
     from ._start import DEVNULL, PIPE, STDOUT, start
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ __all__ = [
     "HandleLost",
     "Incompatible",
     "Invalid",
+    "Lent",
     "NotStarted",
     "Peer",
     "PeerGone",
@@ -64,17 +66,19 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
+    _LATER = {"DEVNULL": "_start", "PIPE": "_start", "STDOUT": "_start", "start": "_start"}
+    _LATER["Lent"] = "_lending"
 
     def __getattr__(name: str) -> object:
-        """Load `start` when asked for it: a program that is only started waits for this import."""
-        if name not in {"DEVNULL", "PIPE", "STDOUT", "start"}:
-            import sys
+        """Load what a program that is only started does not need: it waits for this import."""
+        import importlib
+        import sys
 
+        if name not in _LATER:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg, name=name, obj=sys.modules[__name__])
-        from . import _start
-
-        found = globals()[name] = getattr(_start, name)
+        module = importlib.import_module(f".{_LATER[name]}", __name__)
+        found = globals()[name] = getattr(module, name)
         return found
 
     def __dir__() -> list[str]:

@@ -11,14 +11,23 @@ import math
 import struct
 import sys
 
-from ._errors import Invalid
+from ._errors import Corrupt, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from typing import Any, TypeAlias
 
     _Kind: TypeAlias = str | list[Any]
+    _Described: TypeAlias = tuple[
+        int, Callable[[Any, int], None], int, tuple[object, ...], int | None
+    ]
+
+# The extension of MessagePack that stands for an array.
+ARRAY = 3
+# Of DLPack's devices, those whose memory every program of the machine can read: CPU, and CPU
+# memory that is pinned for a graphics card.
+_CPU_DEVICES = {1, 3}
 
 # What the format of a buffer's items (as in `struct`) means: signed, unsigned, floating, truth.
 _KINDS = {
@@ -33,19 +42,44 @@ _FORMATS = {
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
-def describe(data: Any) -> tuple[object, int, _Kind, Sequence[int], str]:
-    """Give what is to be copied, its bytes, and the array's data type, shape and order.
+def describe(data: Any, wants_address: bool) -> _Described:
+    """Give what an array or a table is on the wire, and how it gets there.
+
+    Args:
+        data: the array.
+        wants_address: whether to say where it lies, if that is in one piece.
+
+    Returns:
+        The code of its extension; a function that copies it to an offset of a block; how many
+        bytes that takes; what the receiver is told beside the place; the address or None.
 
     Raises:
         TypeError: it is no array of plain values.
     """
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(data, numpy.ndarray):
-        return _describe_numpy(numpy, data)
+        return _describe_numpy(numpy, data, wants_address)
     if numpy is not None and isinstance(data, numpy.generic):
         msg = "is a number of numpy's\nsend .item() of it"
         raise TypeError(msg)
+    if _is_arrow(data):
+        from . import _arrow
+
+        return _arrow.describe(data)
+    if hasattr(data, "__dlpack__"):
+        return _describe_tensor(data, wants_address)
     view: Any = memoryview(data)
+    return _describe_buffer(view)
+
+
+def _is_arrow(data: Any) -> bool:
+    """Tell Arrow's things: pyarrow's own, and what says of itself that it can become one."""
+    if data.__class__.__module__.startswith("pyarrow."):
+        return True
+    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+
+
+def _describe_buffer(view: Any) -> _Described:
     code = view.format.lstrip("@=")
     if code.startswith(_NATIVE):
         code = code[1:]
@@ -55,10 +89,16 @@ def describe(data: Any) -> tuple[object, int, _Kind, Sequence[int], str]:
     order = "C" if view.c_contiguous or not view.f_contiguous else "F"
     size = view.itemsize
     kind = _KINDS.get(code, "b") + str(size)
-    return view, view.nbytes, kind if size == 1 else _NATIVE + kind, view.shape, order
+    facts = (kind if size == 1 else _NATIVE + kind, view.shape, order)
+
+    def fill(block: Any, offset: int) -> None:
+        flat = view if view.c_contiguous else memoryview(view.tobytes(order))
+        memoryview(block)[offset : offset + view.nbytes] = flat.cast("B")
+
+    return ARRAY, fill, view.nbytes, facts, None
 
 
-def _describe_numpy(numpy: Any, data: Any) -> tuple[object, int, _Kind, Sequence[int], str]:
+def _describe_numpy(numpy: Any, data: Any, wants_address: bool) -> _Described:
     if data.dtype.hasobject:
         msg = f"has items of the type {data.dtype}, which are Python objects\nsend .tolist() of it"
         raise TypeError(msg)
@@ -67,27 +107,42 @@ def _describe_numpy(numpy: Any, data: Any) -> tuple[object, int, _Kind, Sequence
         msg = f"is a {name}, of which a plain array would arrive\nsend numpy.asarray(...) of it"
         raise TypeError(msg)
     kind = numpy.lib.format.dtype_to_descr(data.dtype)
-    order = "F" if data.flags.f_contiguous and not data.flags.c_contiguous else "C"
-    return data, data.nbytes, kind, data.shape, order
+    flags = data.flags
+    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+    is_whole = wants_address and flags.forc
+    address = data.__array_interface__["data"][0] if is_whole else None
+
+    def fill(block: Any, offset: int) -> None:
+        place = numpy.ndarray(data.shape, data.dtype, block, offset, order=order)
+        numpy.copyto(place, data)
+
+    return ARRAY, fill, data.nbytes, (kind, data.shape, order), address
 
 
-def fill(block: Any, arrays: list[tuple[Any, int, int, Sequence[int], str]]) -> None:
-    """Copy arrays to their places in lent memory."""
-    numpy = sys.modules.get("numpy")
-    for source, offset, size, shape, order in arrays:
-        if numpy is not None and isinstance(source, numpy.ndarray):
-            place = numpy.ndarray(shape, source.dtype, block, offset, order=order)
-            numpy.copyto(place, source)
-        else:
-            flat = source if source.c_contiguous else memoryview(source.tobytes(order))
-            memoryview(block)[offset : offset + size] = flat.cast("B")
+def _describe_tensor(data: Any, wants_address: bool) -> _Described:
+    """Describe a tensor of another library, by the DLPack protocol."""
+    device, number = data.__dlpack_device__()
+    if device not in _CPU_DEVICES:
+        msg = f"lies on the device {device}:{number}, not in memory\nsend a copy of it on the CPU"
+        raise TypeError(msg)
+    numpy = _numpy()
+    if numpy is None:
+        msg = "is a tensor, for which numpy is needed, which is not installed here"
+        raise TypeError(msg)
+    try:
+        array = numpy.from_dlpack(data)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        msg = f"is a tensor that numpy does not take: {error}"
+        raise TypeError(msg) from error
+    return _describe_numpy(numpy, array, wants_address)
 
 
 def make(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) -> object:
     """Give the array that lies in lent memory, read-only.
 
     Raises:
-        Invalid: the description is that of no array, or of one that does not fit.
+        Corrupt: the description is that of no array, or of one that does not fit.
+        Invalid: it is an array that only numpy knows, which is not installed.
     """
     try:
         _check(offset, shape, order)
@@ -95,9 +150,9 @@ def make(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) -> 
         if numpy is None:
             return _view(lease, offset, kind, shape, order)
         return numpy.ndarray(shape, _dtype(numpy, kind), lease, offset, order=order)
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        msg = f"a message with an array that is none: {error}"
-        raise Invalid(msg) from error
+    except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
+        msg = f"the other program sent an array that is none: {error}"
+        raise Corrupt(msg) from error
 
 
 def _check(offset: object, shape: list[int], order: str) -> None:
@@ -135,7 +190,7 @@ def _view(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) ->
     code = _FORMATS.get(kind.lstrip(_NATIVE + "|")) if isinstance(kind, str) else None
     if code is None or (order == "F" and len(shape) > 1):
         msg = f"data type {kind!r} in order {order} needs numpy, which is not installed here"
-        raise ValueError(msg)
+        raise Invalid(msg, data=bytes(lease))
     size = math.prod(shape) * struct.calcsize(code)
     flat: Any = memoryview(lease)[offset : offset + size]
     return flat.cast(code, shape)

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import msgspec
 
-from ._errors import Invalid
+from ._errors import Corrupt, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _TEXT_WITH_SURROGATES = 1
 _DATETIME = 2
 _ARRAY = 3
+_BYTES = 4
+_ARROW = 5
 _REMEMBERED = 1000
 
 
@@ -54,22 +56,48 @@ class _Leased:
         self._leases = leases
 
     def __call__(self, code: int, payload: memoryview) -> object:
-        if code != _ARRAY:
+        if code not in {_ARRAY, _BYTES, _ARROW}:
             return _extension(code, payload)
-        from ._arrays import make
+        number, *place = msgspec.msgpack.decode(payload)
+        lease = self._leases[-1 if number is None else number]
+        if code == _ARRAY:
+            from ._arrays import make
 
-        lease, offset, kind, shape, order = msgspec.msgpack.decode(payload)
-        return make(self._leases[lease], offset, kind, shape, order)
+            return make(lease, *place)
+        offset, size, *form = place
+        part = _part(lease, offset, size)
+        if code == _BYTES:
+            return bytes(part)
+        from ._arrow import make_arrow
+
+        return make_arrow(part, *form)
+
+
+def _part(lease: Any, offset: object, size: object) -> memoryview:
+    """Give the bytes that lie there, all of them."""
+    view = memoryview(lease)
+    if type(offset) is not int or type(size) is not int or not 0 <= offset <= offset + size:
+        msg = f"bytes at {offset!r}, {size!r} long"
+        raise ValueError(msg)
+    if offset + size > len(view):
+        msg = f"bytes {offset} to {offset + size} of {len(view)}"
+        raise ValueError(msg)
+    return view[offset : offset + size]
 
 
 def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
-    """Give the object that `body` means, or what it names in the first lease, with its arrays."""
+    """Give the object that `body` means, or what it names in the last lease, with its arrays.
+
+    Raises:
+        Corrupt: it means nothing, or what is not there. No honest program sends that.
+    """
     data: bytes | memoryview = body
     try:
         if is_beside:
-            at, length = struct.unpack("<QQ", body)
-            data = memoryview(leases[0])[at : at + length]
+            data = _part(leases[-1], *struct.unpack("<QQ", body))
         return msgspec.msgpack.Decoder(ext_hook=_Leased(leases)).decode(data)
+    except (Corrupt, Invalid):
+        raise
     except (
         msgspec.DecodeError,
         ValueError,
@@ -78,8 +106,8 @@ def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
         struct.error,
         RecursionError,
     ) as error:
-        msg = f"a message that is not data: {error}"
-        raise Invalid(msg, data=body) from error
+        msg = f"the other program sent a message that means nothing: {error}"
+        raise Corrupt(msg) from error
 
 
 _checked: dict[object, object] = {}

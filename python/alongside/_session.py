@@ -16,10 +16,11 @@ from ._errors import Closed, NotStarted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import IO, Any, Literal, Self, TypeVar, overload
 
+    from ._lending import Lent
     from ._service import Service
 
     _T = TypeVar("_T")
@@ -83,6 +84,55 @@ class Session(_core.Session):
                 return
             # Not kept here while the caller works: memory goes back when the caller lets it go.
             yield taken.pop()
+
+    def lend(
+        self, shape: "int | Sequence[int]", dtype: object = "u1", *, timeout: float | None = None
+    ) -> "Lent[Any]":
+        """Give an array to fill in place: sending it moves nothing, whatever its size.
+
+            with session.lend((480, 640, 3), "u1") as frame:
+                camera.read_into(frame)
+                session.send(frame)
+
+        It moves once: after `send` it is read-only here, and the memory is used again when the
+        other program has let it go and nothing here looks at it any more. Sent again, or on
+        another session, it is copied like any other array. A part of it that lies in one piece
+        moves as well. Its contents are what they were before, not zeros.
+
+        Args:
+            shape: of the array, in items.
+            dtype: as numpy says it. Without numpy a memoryview is given, and the types are "b1",
+                "i1" to "i8", "u1" to "u8", "f2" to "f8".
+            timeout: seconds to wait if as much is lent as `lend_limit` allows; None for ever.
+
+        Raises:
+            TooLarge: more than `lend_limit`, or than a message may have.
+            TimedOut: nothing was given back before the deadline.
+            Closed, PeerGone: the session is over. OSError: there is no memory.
+        """
+        from ._lending import lend
+
+        return lend(self, shape, dtype, timeout)
+
+    def lend_bytes(self, size: int, *, timeout: float | None = None) -> "Lent[memoryview]":
+        """Give a memoryview to fill in place, of which a message of bytes becomes: see `lend`.
+
+            with session.lend_bytes(1 << 20) as space:
+                size = file.readinto(space)
+                session.send(space[:size])
+
+        After `send` the memoryview is released: it cannot be used here any more.
+
+        Args:
+            size: in bytes.
+            timeout: as for `lend`.
+
+        Raises:
+            What `lend` raises.
+        """
+        from ._lending import lend_bytes
+
+        return lend_bytes(self, size, timeout)
 
     def on_message(self, callback: "Callable[[Any], object] | None", /) -> None:
         """Call `callback(message)` for each message, in order, on the service thread.

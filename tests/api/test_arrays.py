@@ -292,8 +292,8 @@ def test_a_type_may_have_arrays_in_it(echo):
         (0, "<U" + "9" * 30, [1], "C"),
     ],
 )
-def test_a_description_of_no_array_is_invalid(offset, kind, shape, order):
-    with pytest.raises(alongside.Invalid):
+def test_a_description_of_no_array_is_corrupt(offset, kind, shape, order):
+    with pytest.raises(alongside.Corrupt):
         _arrays.make(memoryview(bytes(4096)), offset, kind, shape, order)
 
 
@@ -318,15 +318,26 @@ def test_a_first_array_that_is_too_large_is_refused_and_the_program_ended():
 
 
 @pytest.mark.parametrize(
+    ("offset", "size"), [(0, 9), (9, 0), (-1, 1), (4, -4), (1 << 62, 1 << 62), (0.5, 1), (None, 1)]
+)
+def test_a_note_of_bytes_that_are_not_there_is_corrupt(offset, size):
+    encode = msgspec.msgpack.encode
+    for code, note in [(4, [None, offset, size]), (5, [None, offset, size, "table"])]:
+        body = encode([msgspec.msgpack.Ext(code, encode(note))])
+        with pytest.raises(alongside.Corrupt):
+            _data.decode_leased(body, [bytes(8)], is_beside=False)
+
+
+@pytest.mark.parametrize(
     "note",
     [5, [], [1, 2], ["x", 0, "<f8", [1], "C"], [9, 0, "<f8", [1], "C"], [0, 0, "<f8", [9], 1]],
 )
-def test_a_note_of_no_array_is_invalid(note):
+def test_a_note_of_no_array_is_corrupt(note):
     encode = msgspec.msgpack.encode
     body = encode([msgspec.msgpack.Ext(3, encode(note))])
-    with pytest.raises(alongside.Invalid):
+    with pytest.raises(alongside.Corrupt):
         _data.decode_leased(body, [bytes(8)], is_beside=False)
-    with pytest.raises(alongside.Invalid):
+    with pytest.raises(alongside.Corrupt):
         _data.decode_leased(b"short", [bytes(8)], is_beside=True)
 
 

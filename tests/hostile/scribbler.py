@@ -4,6 +4,7 @@ Started with a place and a value; see `PLACES`. It first behaves, so that the ot
 work, then writes, then rings the other side's bells by sending as usual.
 """
 
+import array
 import ctypes
 import os
 import random
@@ -63,6 +64,8 @@ def main():
     session = alongside.session(required=True)
     kind, argument = session.hello
     memory = Memory()
+    if kind == "lease":
+        session.send(array.array("d", range(100)))
     session.send("ready")
     assert session.receive() == "go"
     head = memory.word(LANES["from us"])
@@ -71,7 +74,7 @@ def main():
         place, value = argument
         at, size = PLACES[place]
         memory.write(at, (value % (1 << 8 * size)).to_bytes(size, sys.byteorder))
-    elif kind == "record":
+    elif kind in {"record", "lease"}:
         # A record of the given words, published by hand.
         words, length = argument
         memory.write(record, b"".join(word.to_bytes(8, sys.byteorder) for word in words))

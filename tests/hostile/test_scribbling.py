@@ -24,7 +24,12 @@ def hostile():
     def start(*hello):
         session = alongside.start([sys.executable, SCRIBBLER], hello=hello, stdin=alongside.PIPE)
         started.append(session)
-        assert session.receive() == "ready"
+        arrived = session.receive()
+        if hello[0] == "lease":
+            assert arrived.tolist() == list(range(100))
+            del arrived
+            arrived = session.receive()
+        assert arrived == "ready"
         session.send("go")
         return session
 
@@ -117,6 +122,48 @@ def test_a_record_out_of_bounds_ends_the_session_as_corrupt(hostile, name):
     with pytest.raises(alongside.Corrupt, match=text):
         session.send(1)
     assert not session.alive
+
+
+def leased(arena=0, slot=1, generation=1, offset=0, size=800, count=1, length=49):
+    """Give the words of a message, of one byte, that says that it has borrowed memory."""
+    terms = [arena, generation << 32 | slot, offset, size]
+    body = 0x90  # an empty list
+    return [2 << 40 | 9 << 32 | length, 0, count, 0, *terms, body], 80
+
+
+LEASE = {
+    "an arena that was not announced": leased(arena=7),
+    "an arena beyond all numbers": leased(arena=1 << 40),
+    "an offset beyond the arena": leased(offset=1 << 40),
+    "an offset that is not aligned": leased(offset=4),
+    "an end beyond the arena": leased(size=1 << 40),
+    "an end beyond all numbers": leased(offset=(1 << 64) - 8, size=(1 << 64) - 1),
+    "a slot beyond the table": leased(slot=1 << 20),
+    "more terms than the message holds": leased(count=2),
+    "terms without number": leased(count=(1 << 64) - 1),
+    "no room for terms": leased(length=8),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LEASE))
+def test_memory_lent_on_impossible_terms_ends_the_session_as_corrupt(hostile, name):
+    session = hostile("lease", LEASE[name])
+    with pytest.raises(alongside.Corrupt):
+        session.receive()
+    with pytest.raises(alongside.Corrupt):
+        session.send(1)
+    assert not session.alive
+
+
+def test_the_terms_that_these_tests_change_are_right(hostile):
+    assert hostile("lease", leased()).receive() == []
+
+
+@pytest.mark.parametrize("codec", [1, 4])
+def test_a_codec_that_does_not_fit_the_terms_neither_crashes_nor_hangs(hostile, codec):
+    words, length = leased()
+    session = hostile("lease", [[words[0] ^ 2 << 40 ^ codec << 40, *words[1:]], length])
+    assert isinstance(use(session), alongside.Corrupt | None)
 
 
 def test_a_message_of_an_unknown_codec_is_refused_and_the_session_goes_on(hostile):

@@ -32,6 +32,13 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// More memory than this side may ever lend.
+    BeyondLimit {
+        /// What was asked for, in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The message does not fit the buffer it was to be received into; it can still be received.
     BufferTooSmall {
         /// Its length in bytes.

@@ -1,6 +1,7 @@
 //! Lending memory and sending what lies in it: the session's calls. The memory itself is in
 //! `lending.rs`.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use alongside_shm::Kind;
@@ -14,17 +15,26 @@ use crate::message::Buffer;
 use crate::outgoing::{Outgoing, bare};
 use crate::session::{EXIT_GRACE, Session};
 
-/// What one side lends at most, in bytes.
-const LIMIT_BYTES: u64 = 1 << 30;
-
+/// What one side lends at most if nothing else is said, in bytes.
+pub(crate) const LIMIT_BYTES: u64 = 1 << 30;
 /// How long a lender looks for a block to come back before it takes a new one.
 const RETURN_PATIENCE: Duration = Duration::from_micros(100);
 /// Waiting for memory: what this program itself lets go rings no bell.
 const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
 
 impl<B: Buffer> Session<B> {
+    /// What this side lends at most at a time, in bytes.
+    pub fn lend_limit(&self) -> u64 {
+        self.lend_limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets it. What is lent already is not taken back.
+    pub fn set_lend_limit(&self, bytes: u64) {
+        self.lend_limit.store(bytes, Ordering::Relaxed);
+    }
+
     /// Memory to be filled and sent; waits as long as `deadline` allows until some of what is lent comes
-    /// back, if that is 1 GiB.
+    /// back, if there may be no more.
     pub fn lend(&self, bytes: usize, deadline: Deadline) -> Result<Block, Error> {
         self.check_open()?;
         self.check_not_amid_a_send()?;
@@ -36,7 +46,10 @@ impl<B: Buffer> Session<B> {
             return Ok(block);
         }
         if deadline == Deadline::Now {
-            return Err(Error::WouldBlock);
+            return Err(Error::Busy(
+                "as many bytes are lent as session.lend_limit allows\n\
+                 the other program has to let arrays go, or send() waits until it does",
+            ));
         }
         let ring = link.outgoing();
         let mut since = None;
@@ -59,7 +72,7 @@ impl<B: Buffer> Session<B> {
         bytes: usize,
     ) -> Result<Option<Block>, Error> {
         self.await_return(tx, link, bytes);
-        let block = tx.lender.lend(link, bytes, LIMIT_BYTES)?;
+        let block = tx.lender.lend(link, bytes, self.lend_limit())?;
         self.tell_retired(tx, link)?;
         Ok(block)
     }
@@ -115,7 +128,8 @@ impl<B: Buffer> Session<B> {
     ) -> Result<(), Error> {
         self.check_open()?;
         let lent: usize = blocks.iter().map(Block::len).sum();
-        self.check_size(body.len() + lent)?;
+        self.check_size(lent)?;
+        self.check_size(body.len())?;
         self.check_not_amid_a_send()?;
         let mut tx =
             self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;

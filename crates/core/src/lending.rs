@@ -31,6 +31,8 @@ const SMALLEST: usize = 16 << 10;
 const IDLE_NS: u64 = 2_000_000_000;
 /// Blocks of one size that are out while the reader keeps up.
 const WINDOW_BLOCKS: usize = 4;
+/// So many of the blocks that are out are looked at each time, however many there are.
+const NEWEST: usize = 64;
 /// Smaller blocks are filled before anybody could have given one back.
 const WORTH_WAITING: usize = 128 << 10;
 /// Up to this size blocks are powers of two, and share arenas.
@@ -126,11 +128,15 @@ pub(crate) struct Lender {
     arenas: BTreeMap<u32, Arena>,
     swept_ns: u64,
     next_arena: u32,
+    /// How many leases had been given back when it was last looked.
+    returned: u32,
     arena_bytes: usize,
     /// How many blocks of each size there are.
     made: BTreeMap<usize, usize>,
     free: BTreeMap<usize, Vec<Place>>,
     out: Vec<Out>,
+    /// The sum of their bytes.
+    out_bytes: u64,
     slots: Slots,
     /// Given up, and the other side not told yet.
     pub(crate) retired: Vec<u32>,
@@ -148,7 +154,7 @@ fn block_bytes(bytes: usize) -> Option<usize> {
 impl Lender {
     /// Bytes that are out, or being filled.
     pub(crate) fn lent_bytes(&self) -> u64 {
-        self.out.iter().map(|out| out.place.bytes as u64).sum()
+        self.out_bytes
     }
 
     /// Whether a block for so many bytes would be a new one, though as many of its size are out as a
@@ -170,16 +176,18 @@ impl Lender {
     ) -> Result<Option<Block>, Error> {
         let whole = block_bytes(bytes).filter(|whole| *whole as u64 <= limit);
         let Some(whole) = whole else {
-            return Err(Error::TooLarge { bytes: bytes as u64, limit });
+            return Err(Error::BeyondLimit { bytes: bytes as u64, limit });
         };
         self.sweep();
-        if self.free.get(&whole).is_none_or(Vec::is_empty) {
+        self.reclaim_newest();
+        let is_beyond = |lender: &Lender| lender.out_bytes + whole as u64 > limit;
+        if self.free.get(&whole).is_none_or(Vec::is_empty) || is_beyond(self) {
             self.reclaim();
         }
+        if is_beyond(self) {
+            return Ok(None);
+        }
         if self.free.get(&whole).is_none_or(Vec::is_empty) {
-            if self.lent_bytes() + whole as u64 > limit {
-                return Ok(None);
-            }
             if (self.arena_bytes + whole) as u64 > limit {
                 self.retire_idle(0);
             }
@@ -193,6 +201,7 @@ impl Lender {
         arena.used_ns = coarse_clock_ns();
         let memory = Arc::clone(&arena.memory);
         let held = Arc::new(());
+        self.out_bytes += whole as u64;
         self.out.push(Out { place, held: Arc::clone(&held), sent: None });
         Ok(Some(Block { memory, place, bytes, held }))
     }
@@ -200,7 +209,9 @@ impl Lender {
     /// Gives a block a slot: it is about to be sent. `None` if all slots are out; an error if it
     /// was sent before.
     pub(crate) fn assign(&mut self, block: &Block) -> Result<Option<Terms>, Error> {
-        let Some(out) = self.out.iter_mut().find(|out| Arc::ptr_eq(&out.held, &block.held)) else {
+        // Most were lent a moment ago.
+        let mut newest_first = self.out.iter_mut().rev();
+        let Some(out) = newest_first.find(|out| Arc::ptr_eq(&out.held, &block.held)) else {
             return Err(Error::NotLendable("this memory was lent by another session"));
         };
         if out.sent.is_some() {
@@ -229,22 +240,43 @@ impl Lender {
 
     /// Finds what came back, or was never sent and let go.
     pub(crate) fn reclaim(&mut self) -> bool {
+        self.reclaim_from(0)
+    }
+
+    /// The same, among those that were lent last: they are the ones that are in the cache.
+    fn reclaim_newest(&mut self) {
+        let Some(returns) = self.table.as_ref().and_then(|table| Returns::new(table.region()))
+        else {
+            return;
+        };
+        let count = returns.count();
+        if count != self.returned {
+            self.returned = count;
+            self.reclaim_from(self.out.len().saturating_sub(NEWEST));
+        }
+    }
+
+    fn reclaim_from(&mut self, first: usize) -> bool {
         let Some(returns) = self.table.as_ref().and_then(|table| Returns::new(table.region()))
         else {
             return false;
         };
         let before = self.out.len();
         let (free, slots) = (&mut self.free, &mut self.slots);
-        self.out.retain(|out| {
+        let out_bytes = &mut self.out_bytes;
+        let mut newest = self.out.split_off(first);
+        newest.retain(|out| {
             let is_back =
                 out.sent.is_none_or(|(slot, generation)| returns.is_back(slot, generation));
             if !is_back || Arc::strong_count(&out.held) > 1 {
                 return true;
             }
+            *out_bytes -= out.place.bytes as u64;
             slots.free.extend(out.sent.map(|(slot, _)| slot));
             free.entry(out.place.bytes).or_default().push(out.place);
             false
         });
+        self.out.append(&mut newest);
         self.out.len() < before
     }
 

@@ -129,6 +129,7 @@ pub struct Session<B: Buffer> {
     pub(crate) last_pong: AtomicU64,
     pub(crate) delivered_at_close: AtomicU64,
     pub(crate) is_watched: AtomicBool,
+    pub(crate) lend_limit: AtomicU64,
     pub(crate) spin: Spin,
     pub(crate) wakeups: AtomicU64,
     pub(crate) spins_paid: AtomicU64,
@@ -164,6 +165,7 @@ impl<B: Buffer> Session<B> {
             last_pong: AtomicU64::new(0),
             delivered_at_close: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
+            lend_limit: AtomicU64::new(crate::leased::LIMIT_BYTES),
             spin: Spin::default(),
             wakeups: AtomicU64::new(0),
             spins_paid: AtomicU64::new(0),
@@ -243,6 +245,23 @@ impl<B: Buffer> Session<B> {
     #[inline]
     pub fn is_contended(&self) -> bool {
         self.spin.is_contended()
+    }
+
+    /// Says that this side looks at bytes where they lie.
+    pub fn want_views(&self) {
+        if let Some(link) = self.link.upgrade() {
+            link.own_presence().tell_wants_views();
+        }
+    }
+
+    /// Whether the other side looks at bytes where they lie.
+    pub fn peer_wants_views(&self) -> bool {
+        self.link.upgrade().is_some_and(|link| link.peer_presence().wants_views())
+    }
+
+    /// Ends the session: what a message says of the memory it borrows is what no honest side would say.
+    pub fn condemn(&self, what: String) {
+        self.fail(Error::Corrupt(what));
     }
 
     /// Why the session is over on this side, if it is.

@@ -8,6 +8,11 @@
 //! | 1 | UTF-8 in which lone surrogates may stand (`surrogatepass`) | a str from a file name that is not UTF-8 |
 //! | 2 | ISO 8601 text | a datetime, naive or with its UTC offset |
 //! | 3 | lease, offset, data type, shape, order | an array that lies in lent memory |
+//! | 4 | lease, offset, bytes | bytes that lie in lent memory |
+//! | 5 | lease, offset, bytes, form | an Arrow stream that lies in lent memory |
+//!
+//! The lease is a number: the blocks that the program itself had filled come first, in the order met
+//! here, and nil is the last lease of the message, into which the rest was copied.
 //!
 //! Decoding is msgspec's, in `_data.py`. (<https://github.com/msgpack/msgpack/blob/master/spec.md>)
 
@@ -20,6 +25,7 @@ use pyo3::types::{
 use rmp::encode as mp;
 
 use crate::body::{Loan, lends, type_name};
+use crate::lease::{Block, Lent};
 use crate::named::Named;
 
 /// Payloads that are bytes themselves.
@@ -28,12 +34,16 @@ pub(crate) const RAW: u8 = 0;
 pub(crate) const PACKED: u8 = 1;
 /// Payloads in MessagePack, with arrays in the memory that is lent beside them.
 pub(crate) const WITH_ARRAYS: u8 = 2;
-/// The same, and the MessagePack lies there too: the payload is its offset and its length.
+/// The same, and the MessagePack lies in the last lease too: the payload is its offset and its length.
 pub(crate) const BESIDE_ARRAYS: u8 = 3;
+/// Bytes in lent memory: the payload is their offset and their length.
+pub(crate) const LENT_BYTES: u8 = 4;
 
 const TEXT_WITH_SURROGATES: i8 = 1;
 const DATETIME: i8 = 2;
-const ARRAY: i8 = 3;
+const BYTES: i8 = 4;
+/// Bytes amid data travel beside it from this length on.
+const LONG_BYTES: usize = 64 << 10;
 /// Arrays begin at multiples of this many bytes, a cache line.
 const ARRAY_ALIGNMENT: usize = 64;
 /// How deep the description of a structured data type may be nested.
@@ -84,6 +94,8 @@ pub(crate) enum Payload<'py> {
     Bytes(Bound<'py, PyBytes>),
     /// Somebody's buffer of bytes.
     Loan(Loan),
+    /// Bytes that lie in memory which the session has lent to the program here.
+    Lent(Place<'py>),
     /// Packed data.
     Packed(Packed<'py>),
 }
@@ -91,29 +103,23 @@ pub(crate) enum Payload<'py> {
 impl<'py> Payload<'py> {
     /// Makes a payload of whatever can be sent.
     #[inline]
-    pub(crate) fn of(data: &Bound<'py, PyAny>) -> PyResult<Payload<'py>> {
+    pub(crate) fn of(data: &Bound<'py, PyAny>, lent: Option<&'py Lent>) -> PyResult<Payload<'py>> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             return Ok(Payload::Bytes(bytes.clone()));
         }
         if is_byte_buffer(data) {
             if let Some(loan) = Loan::of_bytes(data)? {
-                return Ok(Payload::Loan(loan));
+                return Ok(match Place::of_bytes(data, &loan, lent) {
+                    Some(place) => Payload::Lent(place),
+                    None => Payload::Loan(loan),
+                });
             }
         }
-        Ok(Payload::Packed(pack(data)?))
+        Ok(Payload::Packed(pack(data, lent)?))
     }
 
     pub(crate) fn codec(&self) -> u8 {
         if matches!(self, Payload::Packed(_)) { PACKED } else { RAW }
-    }
-
-    /// Arrays that have to be lent, with the data that they belong to.
-    #[inline]
-    pub(crate) fn arrays(&self) -> Option<&Packed<'py>> {
-        match self {
-            Payload::Packed(packed) if !packed.arrays.is_empty() => Some(packed),
-            _ => None,
-        }
     }
 
     #[inline]
@@ -121,23 +127,89 @@ impl<'py> Payload<'py> {
         match self {
             Payload::Bytes(bytes) => bytes.as_bytes(),
             Payload::Loan(loan) => loan.bytes(),
+            Payload::Lent(_) => &[],
             Payload::Packed(packed) => &packed.bytes,
         }
     }
 }
 
-/// Data that was packed, and the arrays in it, which travel beside it.
+/// Where something to be sent lies already: in memory that the session has lent to the program here.
+pub(crate) struct Place<'py> {
+    pub(crate) block: Bound<'py, Block>,
+    /// What the program sends of it: an array, a memoryview.
+    pub(crate) source: Bound<'py, PyAny>,
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+}
+
+impl<'py> Place<'py> {
+    fn of(
+        source: &Bound<'py, PyAny>,
+        start: usize,
+        bytes: usize,
+        lent: Option<&'py Lent>,
+    ) -> Option<Place<'py>> {
+        let (block, offset) = lent?.find(source.py(), start, bytes)?;
+        Some(Place { block, source: source.clone(), offset, bytes })
+    }
+
+    fn of_bytes(
+        source: &Bound<'py, PyAny>,
+        loan: &Loan,
+        lent: Option<&'py Lent>,
+    ) -> Option<Place<'py>> {
+        Place::of(source, loan.bytes().as_ptr().addr(), loan.bytes().len(), lent)
+    }
+}
+
+/// What is copied to an offset in lent memory.
+pub(crate) enum Copied<'py> {
+    /// By a function of Python's, which takes a block and the offset.
+    ByPython(Bound<'py, PyAny>),
+    Bytes(Bound<'py, PyBytes>),
+    Loan(Loan),
+}
+
+/// Data that was packed, and what travels beside it.
 #[derive(Default)]
 pub(crate) struct Packed<'py> {
     pub(crate) bytes: Vec<u8>,
-    /// What `_arrays.fill` takes: source, offset, bytes, shape, order.
-    pub(crate) arrays: Vec<Bound<'py, PyAny>>,
-    /// Bytes of lent memory that the arrays take.
-    pub(crate) lent_bytes: usize,
+    /// What has to be copied, and to which offsets.
+    pub(crate) copied: Vec<(Copied<'py>, usize)>,
+    /// Bytes of lent memory that this takes.
+    pub(crate) copied_bytes: usize,
+    /// What lies in lent memory already.
+    pub(crate) placed: Vec<Place<'py>>,
+    lent: Option<&'py Lent>,
 }
 
-fn pack<'py>(data: &Bound<'py, PyAny>) -> PyResult<Packed<'py>> {
-    let mut out = Packed { bytes: Vec::with_capacity(256), ..Packed::default() };
+impl<'py> Packed<'py> {
+    /// Whether some of it travels beside the message.
+    #[inline]
+    pub(crate) fn needs_leases(&self) -> bool {
+        !self.copied.is_empty() || !self.placed.is_empty()
+    }
+
+    /// Takes note that `bytes` bytes are to be copied; gives their offset.
+    fn copy(&mut self, what: Copied<'py>, bytes: usize) -> usize {
+        let offset = self.copied_bytes.next_multiple_of(ARRAY_ALIGNMENT);
+        self.copied_bytes = offset + bytes;
+        self.copied.push((what, offset));
+        offset
+    }
+
+    /// Takes note of what lies in lent memory; gives the number of the lease.
+    fn place(&mut self, place: Place<'py>) -> usize {
+        let known = self.placed.iter().position(|other| other.block.is(&place.block));
+        known.unwrap_or_else(|| {
+            self.placed.push(place);
+            self.placed.len() - 1
+        })
+    }
+}
+
+fn pack<'py>(data: &Bound<'py, PyAny>, lent: Option<&'py Lent>) -> PyResult<Packed<'py>> {
+    let mut out = Packed { bytes: Vec::with_capacity(256), lent, ..Packed::default() };
     put(data, &mut out, DEEPEST).map_err(|misfit| misfit.named(data.py()))?;
     Ok(out)
 }
@@ -163,7 +235,7 @@ fn put<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>, depth: usize) -> Re
         return written(mp::write_bool(&mut out.bytes, truth.is_true()));
     }
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-        return put_bytes(bytes.as_bytes(), out);
+        return put_own_bytes(bytes, out);
     }
     let Some(depth) = depth.checked_sub(1) else {
         return Err(PyTypeError::new_err(format!(
@@ -219,6 +291,55 @@ fn put_int(number: &Bound<'_, PyInt>, out: &mut Packed<'_>) -> Result<(), Misfit
             "{PLACE} is an int of more than 64 bits\nsend it as a str"
         ))
         .into()),
+    }
+}
+
+fn put_own_bytes<'py>(bytes: &Bound<'py, PyBytes>, out: &mut Packed<'py>) -> Result<(), Misfit> {
+    let length = bytes.as_bytes().len();
+    if length < LONG_BYTES {
+        return put_bytes(bytes.as_bytes(), out);
+    }
+    let offset = out.copy(Copied::Bytes(bytes.clone()), length);
+    note_bytes(None, offset, length, out)
+}
+
+fn put_loan<'py>(
+    data: &Bound<'py, PyAny>,
+    loan: Loan,
+    out: &mut Packed<'py>,
+) -> Result<(), Misfit> {
+    let length = loan.bytes().len();
+    if let Some(place) = Place::of_bytes(data, &loan, out.lent) {
+        let offset = place.offset;
+        let lease = out.place(place);
+        return note_bytes(Some(lease), offset, length, out);
+    }
+    if length < LONG_BYTES {
+        return put_bytes(loan.bytes(), out);
+    }
+    let offset = out.copy(Copied::Loan(loan), length);
+    note_bytes(None, offset, length, out)
+}
+
+/// Says where bytes lie.
+fn note_bytes(
+    lease: Option<usize>,
+    offset: usize,
+    length: usize,
+    out: &mut Packed<'_>,
+) -> Result<(), Misfit> {
+    let mut note = Vec::with_capacity(32);
+    written(mp::write_array_len(&mut note, 3))?;
+    put_lease(lease, &mut note)?;
+    written(mp::write_uint(&mut note, offset as u64))?;
+    written(mp::write_uint(&mut note, length as u64))?;
+    put_extension(BYTES, &note, out)
+}
+
+fn put_lease(lease: Option<usize>, note: &mut Vec<u8>) -> Result<(), Misfit> {
+    match lease {
+        Some(number) => written(mp::write_uint(note, number as u64)),
+        None => written(mp::write_nil(note)),
     }
 }
 
@@ -291,6 +412,9 @@ fn put_key<'py>(key: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(), Mi
         ))
         .into());
     }
+    if let Ok(bytes) = key.cast_exact::<PyBytes>() {
+        return put_bytes(bytes.as_bytes(), out);
+    }
     put(key, out, 1).map_err(|misfit| misfit.at(|| format!(" key {}", step(key))))
 }
 
@@ -302,7 +426,7 @@ fn put_rare<'py>(
 ) -> Result<(), Misfit> {
     if is_byte_buffer(data) {
         if let Some(loan) = Loan::of_bytes(data)? {
-            return put_bytes(loan.bytes(), out);
+            return put_loan(data, loan, out);
         }
         return put_array(data, out);
     }
@@ -319,7 +443,9 @@ fn put_rare<'py>(
     if class.hasattr("__dataclass_fields__")? {
         return put_dataclass(data, out, depth);
     }
-    if lends(data) {
+    let has = |name| class.hasattr(name);
+    if lends(data) || has("__dlpack__")? || has("__arrow_c_stream__")? || has("__arrow_c_array__")?
+    {
         return put_array(data, out);
     }
     Err(PyTypeError::new_err(format!(
@@ -330,46 +456,40 @@ fn put_rare<'py>(
     .into())
 }
 
-/// An array: a note of where it will lie, and what it is; `_arrays.fill` puts it there.
+/// An array or a table: a note of where it lies, and what it is.
 fn put_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(), Misfit> {
     static DESCRIBE: Named = Named::new("alongside._arrays", "describe");
     let py = data.py();
-    let described = match DESCRIBE.get(py)?.call1((data,)) {
+    let wants_address = out.lent.is_some_and(Lent::has_any);
+    let described = match DESCRIBE.get(py)?.call1((data, wants_address)) {
         Err(error) if error.is_instance_of::<PyTypeError>(py) => {
             return Err(PyTypeError::new_err(format!("{PLACE} {}", error.value(py))).into());
         }
         described => described?,
     };
-    let (source, bytes, kind, shape, order): (
+    let (code, fill, bytes, facts, address): (
+        i8,
         Bound<'py, PyAny>,
         usize,
-        Bound<'py, PyAny>,
         Bound<'py, PyTuple>,
-        Bound<'py, PyString>,
+        Option<usize>,
     ) = described.extract()?;
-    let offset = out.lent_bytes.next_multiple_of(ARRAY_ALIGNMENT);
+    let place = address.and_then(|address| Place::of(data, address, bytes, out.lent));
+    let (lease, offset) = match place {
+        Some(place) => {
+            let offset = place.offset;
+            (Some(out.place(place)), offset)
+        }
+        None => (None, out.copy(Copied::ByPython(fill), bytes)),
+    };
     let mut note = Packed::default();
-    put_items(5, note_of(py, offset, &kind, &shape, &order)?.into_iter(), &mut note, NOTE_DEPTH)?;
-    put_extension(ARRAY, &note.bytes, out)?;
-    out.lent_bytes = offset + bytes;
-    out.arrays.push((source, offset, bytes, shape, order).into_pyobject(py)?.into_any());
-    Ok(())
-}
-
-fn note_of<'py>(
-    py: Python<'py>,
-    offset: usize,
-    kind: &Bound<'py, PyAny>,
-    shape: &Bound<'py, PyTuple>,
-    order: &Bound<'py, PyString>,
-) -> PyResult<[Bound<'py, PyAny>; 5]> {
-    Ok([
-        0usize.into_pyobject(py)?.into_any(),
-        offset.into_pyobject(py)?.into_any(),
-        kind.clone(),
-        shape.clone().into_any(),
-        order.clone().into_any(),
-    ])
+    written(mp::write_array_len(&mut note.bytes, 2 + short(facts.len())?))?;
+    put_lease(lease, &mut note.bytes)?;
+    written(mp::write_uint(&mut note.bytes, offset as u64))?;
+    for fact in facts {
+        put(&fact, &mut note, NOTE_DEPTH)?;
+    }
+    put_extension(code, &note.bytes, out)
 }
 
 /// What to send instead of something that cannot be sent.

@@ -6,18 +6,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alongside_core::{Deadline, EndSignal, Error, Message, Received, Sent, Session, Target};
+use alongside_core::{Deadline, EndSignal, Error, Message, Received, Session, Target};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::body::{Body, Loan};
-use crate::encode::{BESIDE_ARRAYS, PACKED, Packed, Payload, RAW, WITH_ARRAYS};
+use crate::decode::{View, leases};
+use crate::encode::{LENT_BYTES, Payload, RAW};
 use crate::errors::{raise, to_python};
-use crate::lease::{Block, Lease};
+use crate::lease::{Block, Lease, Lent};
 use crate::named::Named;
 use crate::peer::{Peer, Statistics};
+use crate::sending::Terms;
 
 /// Coming back to the interpreter takes this long only if another thread computes.
 const CONTENDED: Duration = Duration::from_micros(500);
@@ -25,11 +27,8 @@ const CONTENDED: Duration = Duration::from_micros(500);
 /// the other thread costs 5 ms.
 const HOLD_ON: Duration = Duration::from_micros(200);
 
-/// Longer data goes into the lent memory, too, instead of the ring.
-const LONGEST_BESIDE_LEASES: usize = 16 << 10;
-
 const NO_MESSAGE: &str = "no message has arrived";
-const NO_ROOM: &str = "the other program has made no room for the message";
+pub(crate) const NO_ROOM: &str = "the other program has made no room for the message";
 const NO_ANSWER: &str = "no answer has come";
 const NOT_ENDED: &str = "the other program has not ended";
 
@@ -65,7 +64,9 @@ impl Connection {
 /// One end of a session.
 #[pyclass(name = "Session", subclass, frozen, weakref, module = "alongside._core")]
 pub(crate) struct Endpoint {
-    core: Core,
+    pub(crate) core: Core,
+    /// What of this side's memory the program is filling.
+    pub(crate) lent: Lent,
     hello: Hello,
     decoded_hello: PyOnceLock<Py<PyAny>>,
     has_callback: AtomicBool,
@@ -95,12 +96,12 @@ pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
 }
 
 impl Endpoint {
-    fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
+    pub(crate) fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
         self.failed_at(py, error, "nothing came of it")
     }
 
     /// The exception; `missing` says what has not come to be when the time was over.
-    fn failed_at(&self, py: Python<'_>, error: Error, missing: &str) -> PyErr {
+    pub(crate) fn failed_at(&self, py: Python<'_>, error: Error, missing: &str) -> PyErr {
         let pid = self.core.peer().pid;
         match error {
             Error::TimedOut => {
@@ -124,7 +125,7 @@ impl Endpoint {
     /// Runs something that may wait without the interpreter lock, again and again as long as only
     /// signals end it whose handlers do not raise. It may run handlers itself, with `go_on`, and leave
     /// what they raised.
-    fn wait<T: Send>(
+    pub(crate) fn wait<T: Send>(
         &self,
         py: Python<'_>,
         missing: &str,
@@ -196,12 +197,17 @@ impl Endpoint {
     fn fill(&self, py: Python<'_>, loan: &mut Loan, until: Deadline) -> PyResult<usize> {
         let first = self.core.try_receive(true, Some(Target { space: loan.space(), codec: RAW }));
         let received = match first {
-            Ok(Received::Nothing | Received::Long) => {
+            Ok(Received::Nothing | Received::Long) | Err(Error::OtherCodec(LENT_BYTES)) => {
                 let target = Some(Target { space: loan.space(), codec: RAW });
                 match self.hold_on(target) {
                     Some(received) => received,
                     None => self.wait(py, NO_MESSAGE, |_| {
-                        self.core.receive(until, Some(Target { space: loan.space(), codec: RAW }))
+                        let target = Target { space: loan.space(), codec: RAW };
+                        match self.core.receive(until, Some(target)) {
+                            // Bytes all the same: they are copied from where they lie.
+                            Err(Error::OtherCodec(LENT_BYTES)) => self.core.receive(until, None),
+                            received => received,
+                        }
                     })?,
                 }
             }
@@ -216,66 +222,35 @@ impl Endpoint {
     }
 
     /// A message that was already in this process's memory goes into the caller's buffer.
-    fn copy_in(&self, py: Python<'_>, loan: &mut Loan, message: Message<Body>) -> PyResult<usize> {
+    fn copy_in(
+        &self,
+        py: Python<'_>,
+        loan: &mut Loan,
+        mut message: Message<Body>,
+    ) -> PyResult<usize> {
         use alongside_core::Buffer;
-        let bytes = message.body.bytes().len();
+        let view = match message.codec {
+            LENT_BYTES => Some(View::of(&mut message).ok_or_else(|| self.misplaced(py))?),
+            _ => None,
+        };
+        let bytes = view.as_ref().map_or(message.body.bytes().len(), |view| view.bytes);
         let space = loan.space();
-        let error = if message.codec != RAW {
+        let error = if message.codec != RAW && view.is_none() {
             Error::OtherCodec(message.codec)
         } else if bytes > space.len() {
             Error::BufferTooSmall { bytes: bytes as u64, space: space.len() as u64 }
+        } else if let Some(view) = view {
+            view.copy(py, &mut space[..bytes]);
+            return Ok(bytes);
         } else {
             for (to, from) in space.iter_mut().zip(message.body.bytes()) {
                 to.write(*from);
             }
             return Ok(bytes);
         };
+        message.leases.extend(view.map(|view| view.lease));
         py.detach(|| self.core.put_back(message));
         Err(self.failed(py, error))
-    }
-
-    /// The object that a message means.
-    #[inline]
-    fn decoded<'py>(&self, py: Python<'py>, message: Message<Body>) -> PyResult<Bound<'py, PyAny>> {
-        let codec = message.codec;
-        if codec == RAW {
-            return Ok(message.body.into_bytes(py).into_any());
-        }
-        // What cannot be decoded for want of the decoder is not lost.
-        if let Err(error) = DECODE.get(py) {
-            py.detach(|| self.core.put_back(message));
-            return Err(error);
-        }
-        let leases = leases(py, message.leases)?;
-        unpacked(py, codec, &message.body.into_bytes(py), &leases)
-    }
-
-    /// Copies arrays into lent memory, once, and sends word of them.
-    fn send_arrays(
-        &self,
-        py: Python<'_>,
-        is_hello: bool,
-        packed: &Packed<'_>,
-        until: Deadline,
-    ) -> PyResult<()> {
-        static FILL: Named = Named::new("alongside._arrays", "fill");
-        let is_beside = packed.bytes.len() > LONGEST_BESIDE_LEASES;
-        let at = packed.lent_bytes.next_multiple_of(8);
-        let whole = if is_beside { at + packed.bytes.len() } else { packed.lent_bytes };
-        let block = self.wait(py, NO_ROOM, |_| self.core.lend(whole, until))?;
-        let filled = Bound::new(py, Block { core: block.clone() })?;
-        FILL.get(py)?.call1((filled, packed.arrays.as_slice()))?;
-        let mut beside = Vec::new();
-        let (codec, body) = if is_beside {
-            block.region().write(at, &packed.bytes);
-            beside.extend((at as u64).to_le_bytes());
-            beside.extend((packed.bytes.len() as u64).to_le_bytes());
-            (BESIDE_ARRAYS, &beside)
-        } else {
-            (WITH_ARRAYS, &packed.bytes)
-        };
-        let blocks = [block];
-        self.wait(py, NO_ROOM, |_| self.core.send_leased(is_hello, codec, body, &blocks, until))
     }
 
     /// Calls `with` the descriptor to watch for messages.
@@ -299,33 +274,6 @@ impl Endpoint {
         with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
     ) -> PyResult<T> {
         py.detach(|| self.core.with_end_descriptor(with)).map_err(|error| self.failed(py, error))
-    }
-}
-
-static DECODE: Named = Named::new("alongside._data", "decode");
-static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
-
-/// What a message borrows, as Python's objects.
-fn leases(py: Python<'_>, all: Vec<alongside_core::Lease>) -> PyResult<Vec<Py<Lease>>> {
-    all.into_iter().map(|lease| Py::new(py, Lease::new(lease))).collect()
-}
-
-fn unpacked<'py>(
-    py: Python<'py>,
-    codec: u8,
-    bytes: &Bound<'py, PyBytes>,
-    leases: &[Py<Lease>],
-) -> PyResult<Bound<'py, PyAny>> {
-    match codec {
-        PACKED => DECODE.get(py)?.call1((bytes,)),
-        WITH_ARRAYS | BESIDE_ARRAYS => {
-            DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS))
-        }
-        _ => Err(raise(
-            py,
-            "Incompatible",
-            &format!("a message of codec {codec}, this program knows 0 to {BESIDE_ARRAYS}"),
-        )),
     }
 }
 
@@ -364,7 +312,8 @@ impl Endpoint {
         if let (Some(hello), None) = (hello, &received) {
             let _ = decoded_hello.set(py, hello);
         }
-        Ok(Endpoint { core, hello: received, decoded_hello, has_callback: AtomicBool::new(false) })
+        let has_callback = AtomicBool::new(false);
+        Ok(Endpoint { core, lent: Lent::default(), hello: received, decoded_hello, has_callback })
     }
 
     /// The first data, given to `start`: what was given there, what has arrived here. None if
@@ -377,7 +326,9 @@ impl Endpoint {
         let decoded = match &self.hello {
             None => py.None(),
             Some((RAW, bytes, _)) => bytes.clone_ref(py).into_any(),
-            Some((codec, bytes, leases)) => unpacked(py, *codec, bytes.bind(py), leases)?.unbind(),
+            Some((codec, bytes, leases)) => {
+                self.unpacked(py, *codec, bytes.bind(py), leases)?.unbind()
+            }
         };
         // Decoding ran Python, and with it maybe another who asked; every caller gets the same object.
         let _ = self.decoded_hello.set(py, decoded.clone_ref(py));
@@ -410,6 +361,18 @@ impl Endpoint {
         py.detach(|| self.core.lent_bytes()).map_err(|error| self.failed(py, error))
     }
 
+    /// How much of this side's memory may be lent at a time, in bytes; 1 GiB if nothing else is set.
+    /// Beyond it `send` and `lend` wait until the other program has let something go.
+    #[getter]
+    fn lend_limit(&self) -> u64 {
+        self.core.lend_limit()
+    }
+
+    #[setter]
+    fn set_lend_limit(&self, bytes: u64) {
+        self.core.set_lend_limit(bytes);
+    }
+
     /// Send a message. It is in the other program's memory when this returns.
     ///
     /// Args:
@@ -427,38 +390,18 @@ impl Endpoint {
     #[pyo3(signature = (data, /, *, timeout=None))]
     fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
         let until = deadline(timeout)?;
-        let payload = Payload::of(data)?;
-        if let Some(packed) = payload.arrays() {
-            return self.send_arrays(py, false, packed, until);
-        }
-        match self.core.try_send(payload.codec(), payload.bytes()) {
-            Ok(Sent::Done) => return Ok(()),
-            Ok(Sent::Long) => {}
-            Err(error) => return Err(self.failed(py, error)),
-        }
-        let (codec, bytes) = (payload.codec(), payload.bytes());
-        self.wait(py, NO_ROOM, |raised| self.core.send(codec, bytes, until, &mut || go_on(raised)))
+        self.send_payload(py, &Payload::of(data, Some(&self.lent))?, until)
     }
 
     /// Send a message if that can be done without waiting.
     ///
     /// Raises:
     ///     WouldBlock: there is no space now. Nothing was sent.
+    ///     Busy: as much memory is lent as `lend_limit` allows. Nothing was sent.
     ///     and what `send` raises.
     #[pyo3(signature = (data, /))]
     fn send_nowait(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let payload = Payload::of(data)?;
-        if let Some(packed) = payload.arrays() {
-            return self.send_arrays(py, false, packed, Deadline::Now);
-        }
-        let (codec, bytes) = (payload.codec(), payload.bytes());
-        let sent = match self.core.try_send(codec, bytes) {
-            Ok(Sent::Long) => {
-                py.detach(|| self.core.send(codec, bytes, Deadline::Now, &mut || true))
-            }
-            sent => sent.map(|_| ()),
-        };
-        sent.map_err(|error| self.failed_at(py, error, NO_ROOM))
+        self.send_payload(py, &Payload::of(data, Some(&self.lent))?, Deadline::Now)
     }
 
     /// Receive the next message, waiting for it.
@@ -537,6 +480,33 @@ impl Endpoint {
         self.fill(py, &mut loan, until)
     }
 
+    /// Receive the next message, which has to be bytes, and look at them where they lie.
+    ///
+    /// From the first call on the other program puts long messages where they can be looked at, so
+    /// that they are copied once, by the sender, or not at all if it has filled lent memory.
+    ///
+    /// Args:
+    ///     timeout: seconds to wait; None for ever.
+    ///
+    /// Returns:
+    ///     The bytes, read-only. The sender uses the memory again when the last view of it is gone.
+    ///
+    /// Raises:
+    ///     Invalid: the message is data, not bytes. It can still be received.
+    ///     and what `receive` raises.
+    #[pyo3(signature = (*, timeout=None))]
+    fn receive_view<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
+        self.check_no_callback()?;
+        let until = deadline(timeout)?;
+        self.core.want_views();
+        let message = self.next(py, until)?;
+        self.viewed(py, message)
+    }
+
     /// Ask the other program for a sign of life. It answers from within any call that receives, so
     /// this tells a program that works from one that hangs.
     ///
@@ -576,6 +546,16 @@ impl Endpoint {
         self.core.signal(EndSignal::Kill).map_err(|error| self.failed(py, error))
     }
 
+    /// Memory to be filled in place, for `lend`.
+    fn _lend<'py>(
+        &self,
+        py: Python<'py>,
+        bytes: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, Block>> {
+        self.lend(py, bytes, deadline(timeout)?)
+    }
+
     /// Refuses what a signal's handler may not do amid a large send of the thread it interrupted.
     fn _check_not_amid_a_send(&self, py: Python<'_>) -> PyResult<()> {
         self.core.check_not_amid_a_send().map_err(|error| self.failed(py, error))
@@ -589,9 +569,11 @@ impl Endpoint {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let until = deadline(timeout)?;
-        match Payload::of(hello)?.arrays() {
-            Some(packed) => self.send_arrays(py, true, packed, until),
-            None => Err(PyValueError::new_err("this first data has no arrays in it")),
+        match Payload::of(hello, None)? {
+            Payload::Packed(packed) if packed.needs_leases() => {
+                self.send_beside(py, &packed, Terms { is_hello: true, until })
+            }
+            _ => Err(PyValueError::new_err("this first data has no arrays in it")),
         }
     }
 

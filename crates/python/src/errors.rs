@@ -58,6 +58,14 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
                  start(..., max_message={bytes}) allows it"
             ),
         ),
+        Error::BeyondLimit { bytes, limit } => raise(
+            py,
+            "TooLarge",
+            &format!(
+                "{bytes} bytes of memory to lend, session.lend_limit is {limit}\n\
+                 a larger lend_limit allows it"
+            ),
+        ),
         Error::BufferTooSmall { bytes, space } => PyValueError::new_err(format!(
             "the next message has {bytes} bytes, the buffer {space}\nthe message can still be received"
         )),

@@ -8,6 +8,7 @@
 //! the interpreter lock held, so whoever holds one of the core's locks may take the interpreter lock.
 
 mod body;
+mod decode;
 mod encode;
 mod endpoint;
 mod errors;
@@ -15,6 +16,7 @@ mod lease;
 mod named;
 mod peer;
 mod poller;
+mod sending;
 mod start;
 
 use pyo3::prelude::*;

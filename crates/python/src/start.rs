@@ -9,7 +9,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::body::Body;
-use crate::encode::{BESIDE_ARRAYS, Payload};
+use crate::decode::LAST_CODEC;
+use crate::encode::Payload;
 use crate::endpoint::{Connection, deadline, go_on};
 use crate::errors::{not_adopted, start_failure, to_python};
 
@@ -33,8 +34,8 @@ pub(crate) fn start(
     timeout: Option<f64>,
 ) -> PyResult<Connection> {
     let until = deadline(timeout)?;
-    let hello = Payload::of(hello)?;
-    let needs_hello = hello.arrays().is_some();
+    let hello = Payload::of(hello, None)?;
+    let needs_hello = matches!(&hello, Payload::Packed(packed) if packed.needs_leases());
     let (codec, bytes) = (hello.codec(), hello.bytes());
     let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
     let pairs = environment.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
@@ -72,8 +73,8 @@ pub(crate) fn adopt(py: Python<'_>, variable: &str, timeout: Option<f64>) -> PyR
         return Err(error);
     }
     let (core, hello) = adopted.map_err(|reason| not_adopted(py, reason))?;
-    if hello.codec > BESIDE_ARRAYS {
-        let (found, last) = (hello.codec, BESIDE_ARRAYS);
+    if hello.codec > LAST_CODEC {
+        let (found, last) = (hello.codec, LAST_CODEC);
         let text = format!("the hello has codec {found}, this program knows 0 to {last}");
         return Err(to_python(py, alongside_core::Error::Incompatible(text), None));
     }

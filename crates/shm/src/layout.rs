@@ -44,15 +44,27 @@ pub struct Header {
     creator_pid: AtomicU32,
 }
 
-/// What one side tells about itself, for the other's decision whether to spin.
+/// What one side tells about itself, for the other's decisions: whether to spin, how to send.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Presence {
     /// The processor it last ran on, plus one; 0 as long as it has not said.
     cpu: AtomicU32,
+    /// 1 once it has asked to look at bytes where they lie.
+    wants_views: AtomicU32,
 }
 
 impl Presence {
+    /// Says that this side looks at bytes where they lie, so that long ones had better be lent.
+    pub fn tell_wants_views(&self) {
+        self.wants_views.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether the other side does.
+    pub fn wants_views(&self) -> bool {
+        self.wants_views.load(Ordering::Relaxed) != 0
+    }
+
     /// Says where this side runs.
     pub fn tell_cpu(&self, cpu: u32) {
         self.cpu.store(cpu.wrapping_add(1), Ordering::Relaxed);
@@ -108,6 +120,7 @@ pub const FINGERPRINT: u64 = {
         offset_of!(Header, fingerprint),
         offset_of!(Header, creator_pid),
         size_of::<Presence>(),
+        offset_of!(Presence, wants_views),
         size_of::<Lane>(),
         offset_of!(Lane, consumer),
         offset_of!(Lane, data_flag),

@@ -1,0 +1,161 @@
+//! What a message means: bytes as they are, data through `_data.py`, and what it borrows.
+//!
+//! A message that says of the memory beside it what no honest sender would ends the session, like any
+//! other scribbling.
+
+use alongside_core as core;
+use alongside_core::{Buffer, Error, Message};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyMemoryView, PySlice};
+
+use crate::body::Body;
+use crate::encode::{BESIDE_ARRAYS, LENT_BYTES, PACKED, RAW, WITH_ARRAYS};
+use crate::endpoint::Endpoint;
+use crate::errors::raise;
+use crate::lease::Lease;
+use crate::named::Named;
+
+static DECODE: Named = Named::new("alongside._data", "decode");
+static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
+static CORRUPT: Named = Named::new("alongside._errors", "Corrupt");
+
+/// More than this is copied without the interpreter lock.
+const LONG_COPY: usize = 256 << 10;
+
+/// The last codec that this program knows.
+pub(crate) const LAST_CODEC: u8 = LENT_BYTES;
+
+/// Bytes that lie in a lease.
+pub(crate) struct View {
+    pub(crate) lease: core::Lease,
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+}
+
+impl View {
+    /// What a message of [`LENT_BYTES`] names; `None` if that is not there.
+    pub(crate) fn of(message: &mut Message<Body>) -> Option<View> {
+        let (offset, bytes) = message.body.bytes().split_at_checked(8)?;
+        let offset = usize::try_from(u64::from_le_bytes(offset.try_into().ok()?)).ok()?;
+        let bytes = usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok()?;
+        let lease = message.leases.last()?;
+        let fits = offset.checked_add(bytes)? as u64 <= lease.bytes();
+        let lease = fits.then(|| message.leases.pop())??;
+        Some(View { lease, offset, bytes })
+    }
+
+    /// Copies them; all of `into` is written, which is as long.
+    pub(crate) fn copy(&self, py: Python<'_>, into: &mut [std::mem::MaybeUninit<u8>]) {
+        if self.bytes > LONG_COPY {
+            py.detach(|| self.lease.region().read(self.offset, into));
+        } else {
+            self.lease.region().read(self.offset, into);
+        }
+    }
+}
+
+impl Endpoint {
+    /// The object that a message means.
+    #[inline]
+    pub(crate) fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        message: Message<Body>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if message.codec == RAW {
+            return Ok(message.body.into_bytes(py).into_any());
+        }
+        if message.codec == LENT_BYTES {
+            return self.copied(py, message).map(Bound::into_any);
+        }
+        // What cannot be decoded for want of the decoder is not lost.
+        if let Err(error) = DECODE.get(py) {
+            py.detach(|| self.core.put_back(message));
+            return Err(error);
+        }
+        let codec = message.codec;
+        let leases = leases(py, message.leases)?;
+        self.unpacked(py, codec, &message.body.into_bytes(py), &leases)
+    }
+
+    /// Lent bytes as bytes of this program's own.
+    fn copied<'py>(
+        &self,
+        py: Python<'py>,
+        mut message: Message<Body>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let view = View::of(&mut message).ok_or_else(|| self.misplaced(py))?;
+        let Ok(mut body) = Body::with_length(view.bytes) else {
+            let bytes = view.bytes as u64;
+            message.leases.push(view.lease);
+            py.detach(|| self.core.put_back(message));
+            return Err(self.failed(py, Error::NoMemory(bytes)));
+        };
+        view.copy(py, body.space());
+        Ok(body.into_bytes(py))
+    }
+
+    /// A memoryview of a message that is bytes, where they lie.
+    pub(crate) fn viewed<'py>(
+        &self,
+        py: Python<'py>,
+        mut message: Message<Body>,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
+        match message.codec {
+            RAW => PyMemoryView::from(message.body.into_bytes(py).as_any()),
+            LENT_BYTES => {
+                let view = View::of(&mut message).ok_or_else(|| self.misplaced(py))?;
+                let whole = view.lease.bytes();
+                let lease = Bound::new(py, Lease::new(view.lease))?;
+                let all = PyMemoryView::from(lease.as_any())?;
+                if view.bytes as u64 == whole {
+                    return Ok(all);
+                }
+                let end = (view.offset + view.bytes) as isize;
+                let part = all.get_item(PySlice::new(py, view.offset as isize, end, 1))?;
+                Ok(part.cast_into::<PyMemoryView>()?)
+            }
+            codec => {
+                py.detach(|| self.core.put_back(message));
+                Err(self.failed(py, Error::OtherCodec(codec)))
+            }
+        }
+    }
+
+    pub(crate) fn misplaced(&self, py: Python<'_>) -> PyErr {
+        let text = "the other program sent bytes that do not lie in the memory it lent";
+        self.core.condemn(text.into());
+        raise(py, "Corrupt", text)
+    }
+
+    pub(crate) fn unpacked<'py>(
+        &self,
+        py: Python<'py>,
+        codec: u8,
+        bytes: &Bound<'py, PyBytes>,
+        leases: &[Py<Lease>],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let decoded = match codec {
+            PACKED => DECODE.get(py)?.call1((bytes,)),
+            WITH_ARRAYS | BESIDE_ARRAYS => {
+                DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS))
+            }
+            _ => {
+                let text =
+                    format!("a message of codec {codec}, this program knows 0 to {LAST_CODEC}");
+                return Err(raise(py, "Incompatible", &text));
+            }
+        };
+        if let Err(error) = &decoded
+            && error.matches(py, CORRUPT.get(py)?)?
+        {
+            self.core.condemn(error.value(py).to_string());
+        }
+        decoded
+    }
+}
+
+/// What a message borrows, as Python's objects.
+pub(crate) fn leases(py: Python<'_>, all: Vec<core::Lease>) -> PyResult<Vec<Py<Lease>>> {
+    all.into_iter().map(|lease| Py::new(py, Lease::new(lease))).collect()
+}
