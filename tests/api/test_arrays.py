@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import alongside
 import hypothesis.extra.numpy as hn
@@ -150,28 +151,87 @@ def test_what_nobody_looks_at_any_more_is_used_again(program):
     assert {*leases()} <= {*before}
 
 
+def leases_of(pid):
+    return Path(f"/proc/{pid}/maps").read_text().count("alongside-lease")
+
+
+def caretakers():
+    names = (task / "comm" for task in Path("/proc/self/task").iterdir())
+    return [name for name in names if name.read_text() == "alongside-idle\n"]
+
+
+def shared_kb(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("RssShmem")))
+
+
 def test_memory_that_lies_idle_goes_back_to_the_system_on_both_sides(program):
+    """Neither side makes a call meanwhile that could do it."""
     session = program(
         """
-        from pathlib import Path
         kept = [s.receive() for _ in range(10)]
-        del kept
-        for m in s:
-            del m
-            s.send(Path("/proc/self/maps").read_text().count("alongside-lease"))
-        """
+        s.send("have them")
+        os.read(0, 1)
+        """,
+        stdin=alongside.PIPE,
     )
     gc.collect()
-    before = len(leases())
+    before, pid = leases_of("self"), session.peer.pid
+    at_start = shared_kb("self")
     for _ in range(10):
         session.send(np.ones(1_000_000))
-    assert len(leases()) == before + 10
+    assert session.receive() == "have them"
+    assert (leases_of("self"), leases_of(pid)) == (before + 10, 10)
+    assert shared_kb("self") > at_start + 70_000
+    assert caretakers()
+    session.stdin.close()
+    wait_until(lambda: leases_of("self") == before)
+    assert shared_kb("self") < at_start + 4096
+    wait_until(lambda: not caretakers())
 
-    def shrinks():
-        session.send(np.ones(3))
-        return session.receive() <= 2 and len(leases()) <= before + 2
 
-    wait_until(shrinks)
+@pytest.mark.parametrize("way", ["sleeps", "waits", "is asked"])
+def test_idle_memory_goes_back_whatever_the_reader_does(program, way):
+    rest = {"sleeps": "os.read(0, 1)", "waits": "s.receive()", "is asked": "list(s)"}[way]
+    session = program(
+        f"""
+        kept = [s.receive() for _ in range(10)]
+        s.send("have them")
+        kept.clear()
+        {rest}
+        """,
+        stdin=alongside.PIPE,
+    )
+    for _ in range(10):
+        session.send(np.ones(1_000_000))
+    assert session.receive() == "have them"
+
+    def has_shrunk():
+        if way == "is asked":
+            session.ping(timeout=None)
+        return leases_of(session.peer.pid) == 0
+
+    wait_until(has_shrunk)
+    session.send(np.ones(1_000_000))
+    assert leases_of("self") >= 1
+    session.stdin.close()
+
+
+def test_a_forked_child_has_its_own_memory_looked_after(echo):
+    echo.send(np.ones(1_000_000))
+    echo.receive()
+    assert caretakers()
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            command = [sys.executable, "-c", HEAD + "s.receive()\ns.receive()"]
+            with alongside.start(command, die_with_parent=True) as own:
+                own.send(np.ones(1_000_000))
+                wait_until(lambda: leases_of(own.peer.pid) == 0 and own.lent_bytes == 0)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_memory_is_lent_as_long_as_a_view_lives(program):

@@ -48,7 +48,7 @@ pub fn adopt<B: Buffer>(
     variable: &str,
     deadline: Deadline,
     go_on: &mut dyn FnMut() -> bool,
-) -> Result<(Session<B>, Message<B>), NotAdopted> {
+) -> Result<(Arc<Session<B>>, Message<B>), NotAdopted> {
     let meeting = meeting_place(variable)?;
     let os = Error::os("taking up the session");
     let (starter_pid, starter_uid) = socket::peer(&meeting).map_err(&os)?;

@@ -160,6 +160,9 @@ impl<B: Buffer> Session<B> {
             link.beacon().map_err(Error::os("making a descriptor to wake a receiver"))?;
         }
         self.note_pings(rx);
+        if rx.has_arenas() {
+            self.have_tended();
+        }
         self.settle(rx, link);
         let is_finished = rx.consumer.is_finished(&link.incoming());
         drop(guard);

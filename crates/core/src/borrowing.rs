@@ -106,6 +106,10 @@ impl Borrower {
         }
     }
 
+    pub(crate) fn has_arenas(&self) -> bool {
+        !self.arenas.is_empty()
+    }
+
     pub(crate) fn knows(&self, arena: u32) -> bool {
         self.arenas.contains_key(&arena)
     }

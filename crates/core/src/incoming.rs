@@ -328,6 +328,25 @@ impl<B: Buffer> Incoming<B> {
         Ok(terms)
     }
 
+    /// Takes what the lender has given up off the ring, if nothing else comes first.
+    pub(crate) fn take_retired(&mut self, link: &Link) -> Result<(), Error> {
+        let ring = link.incoming();
+        while let Some(record) = self.consumer.peek(&ring)? {
+            if record.kind != Kind::Retired || record.length != 0 {
+                break;
+            }
+            self.borrower.retire(record.id)?;
+            self.release(link, &ring, &record)?;
+        }
+        Ok(())
+    }
+
+    /// Whether arenas of the other side are mapped here.
+    #[inline]
+    pub(crate) fn has_arenas(&self) -> bool {
+        self.borrower.has_arenas()
+    }
+
     /// Everything but a small message. `Step::Empty` means done.
     fn advance(
         &mut self,

@@ -73,12 +73,13 @@ impl<B: Buffer> Session<B> {
     ) -> Result<Option<Block>, Error> {
         self.await_return(tx, link, bytes);
         let block = tx.lender.lend(link, bytes, self.lend_limit())?;
+        self.have_tended();
         self.tell_retired(tx, link)?;
         Ok(block)
     }
 
     /// Tells the other side what was given up, as far as there is space.
-    fn tell_retired(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
+    pub(crate) fn tell_retired(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
         let ring = link.outgoing();
         while let Some(number) = tx.lender.retired.last().copied() {
             if !tx.has_space(&ring, 0)? {
@@ -108,12 +109,7 @@ impl<B: Buffer> Session<B> {
         let mut tx =
             self.tx.lock(Some(EXIT_GRACE)).map_err(|_| Error::Busy("a send is under way"))?;
         tx.lender.reclaim();
-        tx.lender.sweep();
-        let bytes = tx.lender.lent_bytes();
-        if let Some((link, tx)) = tx.parts() {
-            self.tell_retired(tx, link)?;
-        }
-        Ok(bytes)
+        Ok(tx.lender.lent_bytes())
     }
 
     /// Sends a message, or the first data, that speaks of blocks that [`Session::lend`] gave. No byte of

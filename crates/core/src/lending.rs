@@ -27,7 +27,7 @@ use crate::wire::{Kind, Packet};
 
 /// The smallest block.
 const SMALLEST: usize = 16 << 10;
-/// Arenas of which nothing was lent for so long go back to the system, at the next occasion.
+/// Arenas of which nothing was lent for so long go back to the system.
 const IDLE_NS: u64 = 2_000_000_000;
 /// Blocks of one size that are out while the reader keeps up.
 const WINDOW_BLOCKS: usize = 4;
@@ -126,7 +126,6 @@ struct Arena {
 pub(crate) struct Lender {
     table: Option<Mapping>,
     arenas: BTreeMap<u32, Arena>,
-    swept_ns: u64,
     next_arena: u32,
     /// How many leases had been given back when it was last looked.
     returned: u32,
@@ -178,7 +177,6 @@ impl Lender {
         let Some(whole) = whole else {
             return Err(Error::BeyondLimit { bytes: bytes as u64, limit });
         };
-        self.sweep();
         self.reclaim_newest();
         let is_beyond = |lender: &Lender| lender.out_bytes + whole as u64 > limit;
         if self.free.get(&whole).is_none_or(Vec::is_empty) || is_beyond(self) {
@@ -312,14 +310,18 @@ impl Lender {
         Ok(true)
     }
 
-    /// Now and then, gives back what has lain idle.
-    pub(crate) fn sweep(&mut self) {
-        let now = coarse_clock_ns();
-        if now - self.swept_ns > IDLE_NS {
-            self.swept_ns = now;
+    /// Gives back what has lain idle; everything, if nobody is there any more who would read it.
+    pub(crate) fn give_up_idle(&mut self, is_peer_over: bool) {
+        if is_peer_over {
+            *self = Lender::default();
+        } else {
             self.reclaim();
             self.retire_idle(IDLE_NS);
         }
+    }
+
+    pub(crate) fn has_arenas(&self) -> bool {
+        !self.arenas.is_empty() || !self.retired.is_empty()
     }
 
     /// Gives up arenas of which nothing is out, nor was for `age_ns`; the other side has yet to be told

@@ -5,12 +5,14 @@
 //! language brings along, waits come back when a signal wants to be handled, and nothing here calls
 //! into an interpreter.
 //!
-//! Things it doesn't do: no unsafe code, no Python, no threads of its own, no encoding of data.
+//! Things it doesn't do: no unsafe code, no Python, no encoding of data, and no thread of its own but one,
+//! as long as memory is lent that may have to be given back (`caretaker.rs`).
 #![forbid(unsafe_code)]
 
 mod adopt;
 mod attend;
 mod borrowing;
+mod caretaker;
 mod deadline;
 mod ending;
 mod error;

@@ -11,7 +11,7 @@ pub struct NoMemory;
 /// Memory of a fixed length that a message is copied into, once, from its first byte to its last.
 ///
 /// Each language brings its own, so that a message lands where that language wants it.
-pub trait Buffer: Sized + Send {
+pub trait Buffer: Sized + Send + 'static {
     /// Memory for a message of `bytes` bytes, not yet filled.
     fn with_length(bytes: usize) -> Result<Self, NoMemory>;
 

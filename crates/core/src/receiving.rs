@@ -230,6 +230,9 @@ impl<B: Buffer> Session<B> {
             Err(error) => Err(self.fail(error)),
         };
         self.note_pings(rx);
+        if rx.has_arenas() {
+            self.have_tended();
+        }
         Ok(match stepped? {
             Step::Message(message) => Received::Message(message),
             Step::Filled(bytes) => Received::Filled(bytes),

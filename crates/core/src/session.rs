@@ -130,6 +130,9 @@ pub struct Session<B: Buffer> {
     pub(crate) delivered_at_close: AtomicU64,
     pub(crate) is_watched: AtomicBool,
     pub(crate) lend_limit: AtomicU64,
+    /// Whether the caretaker knows of it.
+    pub(crate) is_tended: AtomicBool,
+    pub(crate) own: Weak<Session<B>>,
     pub(crate) spin: Spin,
     pub(crate) wakeups: AtomicU64,
     pub(crate) spins_paid: AtomicU64,
@@ -144,11 +147,11 @@ pub struct Session<B: Buffer> {
 }
 
 impl<B: Buffer> Session<B> {
-    pub(crate) fn new(link: Link, others: Others) -> Session<B> {
+    pub(crate) fn new(link: Link, others: Others) -> Arc<Session<B>> {
         let link = Arc::new(link);
         let longest_inline = link.outgoing().longest_payload() as usize;
         let weak = Arc::downgrade(&link);
-        Session {
+        Arc::new_cyclic(|own| Session {
             max_message_bytes: link.layout.max_message_bytes,
             longest_inline,
             tx: Timed::new(Held::new(&link, Outgoing::default())),
@@ -166,6 +169,8 @@ impl<B: Buffer> Session<B> {
             delivered_at_close: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
             lend_limit: AtomicU64::new(crate::leased::LIMIT_BYTES),
+            is_tended: AtomicBool::new(false),
+            own: Weak::clone(own),
             spin: Spin::default(),
             wakeups: AtomicU64::new(0),
             spins_paid: AtomicU64::new(0),
@@ -175,7 +180,7 @@ impl<B: Buffer> Session<B> {
             child: others.child,
             has_group: others.has_group,
             _fate: others.fate,
-        }
+        })
     }
 
     // ---- who and whether -------------------------------------------------------------------
@@ -249,19 +254,21 @@ impl<B: Buffer> Session<B> {
 
     /// Says that this side looks at bytes where they lie.
     pub fn want_views(&self) {
-        if let Some(link) = self.link.upgrade() {
+        if let (true, Some(link)) = (self.is_ours(), self.link.upgrade()) {
             link.own_presence().tell_wants_views();
         }
     }
 
     /// Whether the other side looks at bytes where they lie.
     pub fn peer_wants_views(&self) -> bool {
-        self.link.upgrade().is_some_and(|link| link.peer_presence().wants_views())
+        self.is_ours() && self.link.upgrade().is_some_and(|link| link.peer_presence().wants_views())
     }
 
     /// Ends the session: what a message says of the memory it borrows is what no honest side would say.
     pub fn condemn(&self, what: String) {
-        self.fail(Error::Corrupt(what));
+        if self.is_ours() {
+            self.fail(Error::Corrupt(what));
+        }
     }
 
     /// Why the session is over on this side, if it is.

@@ -131,7 +131,7 @@ pub fn start<B: Buffer>(
     options: Start<'_>,
     deadline: Deadline,
     go_on: &mut dyn FnMut() -> bool,
-) -> Result<Session<B>, StartFailure> {
+) -> Result<Arc<Session<B>>, StartFailure> {
     let limit = options.max_message_bytes;
     if let Some((_, hello)) = options.hello
         && hello.len() as u64 > limit

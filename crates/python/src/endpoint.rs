@@ -2,8 +2,8 @@
 //! context manager.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use alongside_core::{Deadline, EndSignal, Error, Message, Received, Session, Target};
@@ -32,7 +32,7 @@ pub(crate) const NO_ROOM: &str = "the other program has made no room for the mes
 const NO_ANSWER: &str = "no answer has come";
 const NOT_ENDED: &str = "the other program has not ended";
 
-type Core = Session<Body>;
+type Core = Arc<Session<Body>>;
 /// How the first data is to be read, its bytes, and what it borrows.
 type Hello = Option<(u8, Py<PyBytes>, Vec<Py<Lease>>)>;
 

@@ -4,7 +4,7 @@
 //! Each call here is one deed with a typed result; what a session *means* by it is decided in the
 //! core. Errors are the kernel's own numbers ([`Errno`]).
 //!
-//! Things it doesn't do: it knows no messages and no Python, keeps no thread, and never retries a
+//! Things it doesn't do: it knows no messages and no Python, and never retries a
 //! wait that a signal has ended, because the caller may want to run the signal's handler.
 
 pub mod bell;
@@ -16,10 +16,12 @@ pub mod poll;
 pub mod process;
 pub mod socket;
 pub mod spawn;
+mod thread;
 
 pub use fork::Fd;
 pub use nap::look_again_soon;
 pub use rustix::io::Errno;
+pub use thread::spawn_quiet;
 
 /// How a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
