@@ -32,8 +32,10 @@ from ._session import Session, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from . import loops
     from ._lending import Lent
     from ._start import DEVNULL, PIPE, STDOUT, start
+    from ._tasks import astart
 
 __version__ = "0.1.0"
 
@@ -60,24 +62,33 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "WouldBlock",
+    "astart",
+    "loops",
     "session",
     "start",
 ]
 
 
 if not TYPE_CHECKING:
-    _LATER = {"DEVNULL": "_start", "PIPE": "_start", "STDOUT": "_start", "start": "_start"}
-    _LATER["Lent"] = "_lending"
 
     def __getattr__(name: str) -> object:
         """Load what a program that is only started does not need: it waits for this import."""
-        import importlib
-        import sys
+        if name in {"DEVNULL", "PIPE", "STDOUT", "start"}:
+            from . import _start as module
+        elif name == "astart":
+            from . import _tasks as module
+        elif name == "Lent":
+            from . import _lending as module
+        elif name == "loops":
+            # Not `from . import`: that would ask here again.
+            import alongside.loops
 
-        if name not in _LATER:
+            return alongside.loops
+        else:
+            import sys
+
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg, name=name, obj=sys.modules[__name__])
-        module = importlib.import_module(f".{_LATER[name]}", __name__)
         found = globals()[name] = getattr(module, name)
         return found
 

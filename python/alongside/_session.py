@@ -16,12 +16,12 @@ from ._errors import Closed, NotStarted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from types import ModuleType, TracebackType
     from typing import IO, Any, Literal, Self, TypeVar, overload
 
     from ._lending import Lent
-    from ._service import Service
+    from .loops import Loop
 
     _T = TypeVar("_T")
 
@@ -134,29 +134,129 @@ class Session(_core.Session):
 
         return lend_bytes(self, size, timeout)
 
-    def on_message(self, callback: "Callable[[Any], object] | None", /) -> None:
-        """Call `callback(message)` for each message, in order, on the service thread.
+    def on_message(
+        self, callback: "Callable[[Any], object] | None", /, *, on: "Loop | None" = None
+    ) -> None:
+        """Call `callback(message)` for each message, in order.
 
         Messages that have arrived before go to the callback first. What it raises goes to
         `logging` and to `on_error`, and the next message follows. None takes it away.
 
+        Args:
+            callback: a function; on `Asyncio` and `Trio` an async one as well.
+            on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
+                All callbacks of a session run in one place.
+
         Raises:
             Closed, PeerGone: the session is over and nothing is left to deliver.
+            RuntimeError: the loop is closed, or belongs to another thread.
         """
-        _service().on_message(self, callback)
+        _callbacks().set_callback(self, "message", callback, on)
 
-    def on_close(self, callback: "Callable[[Any], object] | None", /) -> None:
-        """Call `callback(reason)` once when the session ends, on the service thread.
+    def on_close(
+        self, callback: "Callable[[Any], object] | None", /, *, on: "Loop | None" = None
+    ) -> None:
+        """Call `callback(reason)` once when the session ends.
 
         `reason` is the exception that `receive` would raise: `Closed`, `PeerGone` or `Corrupt`.
         With an `on_message` callback, all messages come before it. Closing from here is no news and
         calls nothing. None takes it away.
-        """
-        _service().on_close(self, callback)
 
-    def on_error(self, callback: "Callable[[Any], object] | None", /) -> None:
-        """Call `callback(exception)` with what another callback raised. None takes it away."""
-        _service().on_error(self, callback)
+        Args:
+            callback: as for `on_message`.
+            on: as for `on_message`.
+        """
+        _callbacks().set_callback(self, "close", callback, on)
+
+    def on_error(
+        self, callback: "Callable[[Any], object] | None", /, *, on: "Loop | None" = None
+    ) -> None:
+        """Call `callback(exception)` with what another callback raised. None takes it away.
+
+        Args:
+            callback: as for `on_message`.
+            on: as for `on_message`.
+        """
+        _callbacks().set_callback(self, "error", callback, on)
+
+    # ---- asyncio and trio ------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        @overload
+        def areceive(
+            self, *, timeout: float | None = ..., type: "type[_T]"
+        ) -> "Coroutine[Any, Any, _T]": ...
+        @overload
+        def areceive(
+            self, *, timeout: float | None = ..., type: object = ...
+        ) -> "Coroutine[Any, Any, Any]": ...
+
+    def areceive(
+        self, *, timeout: float | None = None, type: object = None
+    ) -> "Coroutine[Any, Any, Any]":
+        """Receive the next message, waiting for it in asyncio or trio.
+
+        A task that is cancelled while it waits loses nothing: the message is the next one's.
+        Arguments, result and errors are those of `receive`.
+        """
+        call: "Coroutine[Any, Any, Any]" = _twins().areceive(self, timeout, type)
+        return call
+
+    def asend(
+        self, data: object, /, *, timeout: float | None = None
+    ) -> "Coroutine[Any, Any, None]":
+        """Send a message, waiting for space in asyncio or trio.
+
+        A task that is cancelled while it waits has sent nothing. Arguments and errors are those of
+        `send`; `data` must not be changed by others meanwhile.
+        """
+        call: "Coroutine[Any, Any, None]" = _twins().asend(self, data, timeout)
+        return call
+
+    def aclose(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> "Coroutine[Any, Any, int]":
+        """End the session in order, as `close` does, waiting in asyncio or trio."""
+        call: "Coroutine[Any, Any, int]" = _twins().aclose(self, limit(timeout))
+        return call
+
+    def await_exit(self, timeout: float | None = None) -> "Coroutine[Any, Any, int | None]":
+        """Wait until the started program has ended, as `wait` does, in asyncio or trio."""
+        call: "Coroutine[Any, Any, int | None]" = _twins().await_exit(self, timeout)
+        return call
+
+    def __aiter__(self) -> "AsyncIterator[Any]":
+        """Give each message as it arrives; end when the other program closes.
+
+        Raises:
+            PeerGone: the other program died.
+        """
+        return self._amessages()
+
+    async def _amessages(self) -> "AsyncIterator[Any]":
+        if self._is_closed:
+            await self.areceive()
+        while True:
+            try:
+                taken = [await self.areceive()]
+            except Closed:
+                return
+            yield taken.pop()
+
+    async def __aenter__(self) -> "Self":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: "TracebackType | None",
+    ) -> None:
+        if not self._is_ours:
+            return
+        if kind is None:
+            await self.aclose()
+        else:
+            self.close(timeout=0)
 
     def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> int:
         """End the session in order. The other program is not ended.
@@ -303,13 +403,21 @@ def remember(session: "Session") -> None:
 def _forget(session: "Session") -> None:
     with _lock:
         _open.pop(id(session), None)
-    if service := _made_service():
-        service.leave(session)
+    # Callbacks are not told of a close from here; tasks that wait are, once it is one.
+    _have_left("alongside._callbacks", session)
+    session._begin_close()
+    _have_left("alongside._tasks", session)
+
+
+def _have_left(name: str, session: Session) -> None:
+    """Tell a module, if it is loaded; it may be loading at this moment."""
+    if leave := getattr(sys.modules.get(name), "leave", None):
+        leave(session)
 
 
 def _close_all() -> None:
-    if service := _made_service():
-        service.stop()
+    if stop := getattr(sys.modules.get("alongside.loops._polled"), "stop", None):
+        stop()
     for reference in list(_open.values()):
         session = reference()
         if session is None or not session._is_ours:
@@ -323,15 +431,23 @@ def _close_all() -> None:
     _open.clear()
 
 
-def _made_service() -> "Service | None":
-    """Give the service if there is one; its module may be loading at this moment."""
-    return getattr(sys.modules.get("alongside._service"), "the_service", None)
+_tasks: "ModuleType | None" = None
 
 
-def _service() -> "Service":
-    from ._service import the_service
+def _twins() -> "Any":
+    """Give the module of what can be awaited, once it is loaded whole."""
+    global _tasks  # noqa: PLW0603 - loaded when first needed
+    if _tasks is None:
+        from . import _tasks as loaded
 
-    return the_service
+        _tasks = loaded
+    return _tasks
+
+
+def _callbacks() -> "ModuleType":
+    from . import _callbacks
+
+    return _callbacks
 
 
 if TYPE_CHECKING:

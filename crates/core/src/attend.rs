@@ -144,7 +144,7 @@ impl<B: Buffer> Session<B> {
     }
 
     /// Takes arrivals into the inbox, and leaves the bell armed; false if there is no room.
-    fn take_in(&self, link: &Link) -> Result<bool, Error> {
+    pub(crate) fn take_in(&self, link: &Link) -> Result<bool, Error> {
         let mut guard = self.rx.lock_for_sure();
         let rx = &mut *guard;
         if rx.link.is_none() {

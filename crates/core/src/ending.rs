@@ -52,6 +52,13 @@ impl<B: Buffer> Session<B> {
         }
     }
 
+    /// Has every call but [`Session::close`] say that the session is closed.
+    pub fn begin_close(&self) {
+        if self.is_ours() && self.ended.set(Error::Closed { by_me: true }).is_ok() {
+            self.wake_everybody();
+        }
+    }
+
     /// Ends the session: what was sent stays receivable for the other side, what was not received
     /// here is dropped. Waits until the other program has taken everything, has closed or is gone, or
     /// until the deadline. Says how many messages the other program has taken. A signal ends the
@@ -59,10 +66,7 @@ impl<B: Buffer> Session<B> {
     pub fn close(&self, deadline: Deadline) -> Result<u64, Error> {
         self.check_ours()?;
         self.check_not_amid_a_send()?;
-        let first = self.ended.set(Error::Closed { by_me: true }).is_ok();
-        if first {
-            self.wake_everybody();
-        }
+        self.begin_close();
         // A sender that was woken leaves soon; if not that soon, it closes when it does. Another who is
         // closing answers for both.
         let patience = deadline.left().map(|left| left.max(LET_GO));

@@ -61,7 +61,7 @@ impl<B: Buffer> Session<B> {
             self.check_listener(tx, link)?;
             self.check_standstill(link, room, &mut since).map(|()| None)
         });
-        tx.producer.disarm(&ring);
+        self.end_space_wait(tx, link);
         result
     }
 

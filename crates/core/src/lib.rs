@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod aside;
 mod attend;
 mod borrowing;
 mod caretaker;

@@ -112,14 +112,14 @@ impl Endpoint {
         }
     }
 
-    fn check_no_callback(&self) -> PyResult<()> {
-        if self.has_callback.load(Ordering::Relaxed) {
-            return Err(PyRuntimeError::new_err(
-                "messages of this session go to its on_message callback\n\
-                 on_message(None) takes the callback away",
-            ));
+    /// The session, if its messages are to be received from here and do not go to a callback.
+    #[inline]
+    fn free<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Endpoint> {
+        static CHECK: Named = Named::new("alongside._callbacks", "check_not_served");
+        if slf.get().has_callback.load(Ordering::Relaxed) {
+            CHECK.get(slf.py())?.call1((slf,))?;
         }
-        Ok(())
+        Ok(slf.get())
     }
 
     /// Runs something that may wait without the interpreter lock, again and again as long as only
@@ -181,15 +181,20 @@ impl Endpoint {
     }
 
     fn next_now(&self, py: Python<'_>) -> PyResult<Message<Body>> {
+        let found = self.found_now(py)?;
+        found.ok_or_else(|| self.failed_at(py, Error::WouldBlock, NO_MESSAGE))
+    }
+
+    fn found_now(&self, py: Python<'_>) -> PyResult<Option<Message<Body>>> {
         let first = self.core.try_receive(false, None);
         let received = match first {
-            Ok(Received::Message(message)) => return Ok(message),
+            Ok(Received::Message(message)) => return Ok(Some(message)),
             Ok(_) => py.detach(|| self.core.receive_now(None)),
             Err(error) => Err(error),
         };
         match received {
-            Ok(Received::Message(message)) => Ok(message),
-            Ok(_) => Err(self.failed_at(py, Error::WouldBlock, NO_MESSAGE)),
+            Ok(Received::Message(message)) => Ok(Some(message)),
+            Ok(_) => Ok(None),
             Err(error) => Err(self.failed(py, error)),
         }
     }
@@ -260,6 +265,29 @@ impl Endpoint {
         with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
     ) -> PyResult<T> {
         py.detach(|| self.core.with_descriptor(with)).map_err(|error| self.failed(py, error))
+    }
+
+    /// Calls `with` what to watch for everything but messages.
+    pub(crate) fn with_aside<T: Send>(
+        &self,
+        py: Python<'_>,
+        with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
+    ) -> PyResult<T> {
+        py.detach(|| self.core.with_aside(with)).map_err(|error| self.failed(py, error))
+    }
+
+    /// Calls `with` what to watch for the started program's end, if there is anything to watch.
+    pub(crate) fn with_exit<T: Send>(
+        &self,
+        py: Python<'_>,
+        with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
+    ) -> PyResult<Option<T>> {
+        py.detach(|| self.core.with_exit(with)).map_err(|error| self.failed(py, error))
+    }
+
+    /// Whether this side started the other program.
+    pub(crate) fn has_started(&self) -> bool {
+        self.core.started_pid().is_some()
     }
 
     /// Calls `with` what may be watched from outside, whatever the session's state.
@@ -423,16 +451,16 @@ impl Endpoint {
     ///     Corrupt: the other program wrote nonsense into the shared memory; the session has ended.
     #[pyo3(signature = (*, timeout=None, r#type=None))]
     fn receive<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         timeout: Option<f64>,
         r#type: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.check_no_callback()?;
+        let this = Self::free(slf)?;
         let until = deadline(timeout)?;
         r#type.map_or(Ok(()), check_type)?;
-        let message = self.next(py, until)?;
-        converted(self.decoded(py, message)?, r#type)
+        let message = this.next(py, until)?;
+        converted(this.decoded(py, message)?, r#type)
     }
 
     /// Receive the next message if it has arrived already.
@@ -445,13 +473,13 @@ impl Endpoint {
     ///     and what `receive` raises.
     #[pyo3(signature = (*, r#type=None))]
     fn receive_nowait<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         r#type: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.check_no_callback()?;
+        let this = Self::free(slf)?;
         r#type.map_or(Ok(()), check_type)?;
-        converted(self.decoded(py, self.next_now(py)?)?, r#type)
+        converted(this.decoded(py, this.next_now(py)?)?, r#type)
     }
 
     /// Receive the next message, which has to be bytes, into memory of your own.
@@ -468,16 +496,16 @@ impl Endpoint {
     ///     Invalid: the message is data, not bytes. It can still be received.
     ///     and what `receive` raises.
     #[pyo3(signature = (buffer, /, *, timeout=None))]
-    fn receive_into(
-        &self,
+    fn receive_into<'py>(
+        slf: &Bound<'py, Self>,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
-        self.check_no_callback()?;
+        let this = Self::free(slf)?;
         let until = deadline(timeout)?;
         let mut loan = Loan::to_fill(buffer)?;
-        self.fill(py, &mut loan, until)
+        this.fill(py, &mut loan, until)
     }
 
     /// Receive the next message, which has to be bytes, and look at them where they lie.
@@ -496,15 +524,15 @@ impl Endpoint {
     ///     and what `receive` raises.
     #[pyo3(signature = (*, timeout=None))]
     fn receive_view<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyMemoryView>> {
-        self.check_no_callback()?;
+        let this = Self::free(slf)?;
         let until = deadline(timeout)?;
-        self.core.want_views();
-        let message = self.next(py, until)?;
-        self.viewed(py, message)
+        this.core.want_views();
+        let message = this.next(py, until)?;
+        this.viewed(py, message)
     }
 
     /// Ask the other program for a sign of life. It answers from within any call that receives, so
@@ -577,6 +605,11 @@ impl Endpoint {
         }
     }
 
+    /// Has every other call say that the session is closed; `_close` has to follow.
+    fn _begin_close(&self) {
+        self.core.begin_close();
+    }
+
     /// `close` without its defaults.
     fn _close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let until = if timeout == Some(0.0) { Deadline::Now } else { deadline(timeout)? };
@@ -599,6 +632,38 @@ impl Endpoint {
     #[getter]
     fn _is_ours(&self) -> bool {
         self.core.is_ours()
+    }
+
+    /// The next message, in a tuple, if it has arrived already; None if there is none. For those who
+    /// watch the descriptor.
+    #[pyo3(signature = (r#type=None))]
+    fn _try_receive<'py>(
+        slf: &Bound<'py, Self>,
+        py: Python<'py>,
+        r#type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+        let this = Self::free(slf)?;
+        let found = match this.core.try_receive(false, None) {
+            Ok(Received::Message(message)) => Some(message),
+            // The end makes the descriptor readable, too, so it need not be looked for.
+            Ok(Received::Nothing) => None,
+            Ok(_) => this.found_now(py)?,
+            Err(error) => return Err(this.failed(py, error)),
+        };
+        match found {
+            Some(message) => Ok(Some((converted(this.decoded(py, message)?, r#type)?,))),
+            None => Ok(None),
+        }
+    }
+
+    /// Says that a loop's task waits for something other than a message; see `Poller.add_aside`.
+    fn _arm_aside(&self, py: Python<'_>) -> PyResult<bool> {
+        py.detach(|| self.core.arm_aside()).map_err(|error| self.failed(py, error))
+    }
+
+    /// Whether the other program has taken everything, or is gone.
+    fn _is_delivered(&self, py: Python<'_>) -> PyResult<bool> {
+        py.detach(|| self.core.is_delivered()).map_err(|error| self.failed(py, error))
     }
 
     /// Reserves arriving messages for a callback, or no longer.

@@ -1,4 +1,7 @@
-//! What the service thread sleeps on: any number of sessions at once.
+//! What a loop watches: any number of sessions at once, through one descriptor.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use alongside_sys::poll::{Beacon, PollSet, Watch};
 use alongside_sys::{Errno, WaitEnd};
@@ -34,11 +37,29 @@ impl Poller {
         session.with_descriptor(py, |fd| self.set.add(fd, number, Watch::Level))?.map_err(failed)
     }
 
+    /// Reports `number` once each time the session has a message or its end to give, after there was
+    /// none.
+    fn add_once(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        session.with_descriptor(py, |fd| self.set.add(fd, number, Watch::Edge))?.map_err(failed)
+    }
+
     /// Reports `number` when the session has ended, and nothing else.
     fn add_end(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
         session
             .with_end_descriptor(py, |fd| self.set.add(fd, number, Watch::HangUp))?
             .map_err(failed)
+    }
+
+    /// Reports `number` after anything happened but messages: see `arm_aside`.
+    fn add_aside(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        session.with_aside(py, |fd| self.set.add(fd, number, Watch::Edge))?.map_err(failed)
+    }
+
+    /// Reports `number` when the started program, or on its side the session, has ended.
+    fn add_exit(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        let watch = if session.has_started() { Watch::Edge } else { Watch::HangUp };
+        let added = session.with_exit(py, |fd| self.set.add(fd, number, watch))?;
+        added.transpose().map(drop).map_err(failed)
     }
 
     /// Reports nothing more of a session. One whose descriptors are gone has left by itself.
@@ -54,9 +75,22 @@ impl Poller {
         self.beacon.light();
     }
 
+    /// A descriptor that is readable while there is something to report.
+    fn fileno(&self) -> i32 {
+        self.set.as_fd().as_raw_fd()
+    }
+
     /// Waits; gives the numbers that have something to report, maybe none.
-    fn wait(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
-        match py.detach(|| self.set.wait(None)).map_err(failed)? {
+    ///
+    /// `timeout` is in seconds; None waits until there is something.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<u64>> {
+        let left = timeout.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        let waited = match left {
+            Some(Duration::ZERO) => self.set.wait(left),
+            left => py.detach(|| self.set.wait(left)),
+        };
+        match waited.map_err(failed)? {
             Ok(ready) => {
                 if ready.tokens().contains(&WOKEN) {
                     self.beacon.put_out();

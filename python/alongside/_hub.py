@@ -1,0 +1,134 @@
+"""Many sessions behind one descriptor, which whatever loop can watch.
+
+A loop knows one thing of all sessions that it serves: whether this descriptor is readable. Then it
+calls `dispatch`, which gives each session that has something its turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# So many callbacks run before the loop gets its turn.
+_PER_TURN = 64
+
+
+class Watched:
+    """One thing that a hub watches for a session."""
+
+    def __init__(
+        self,
+        number: int,
+        session: _core.Session,
+        event: str,
+        ready: Callable[[int], object],
+        among: dict[int, Watched],
+    ) -> None:
+        self.number = number
+        # Callbacks keep their session; who only waited for it once shall not.
+        self._session = weakref.ref(session, lambda _: among.pop(number, None))
+        self.event: str = event
+        self.ready = ready
+
+    @property
+    def session(self) -> _core.Session | None:
+        """The session, as long as somebody has it."""
+        return self._session()
+
+
+class Hub:
+    """Watches sessions for one loop. `add`, `remove` and `wake` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._poller = _core.Poller()
+        self._lock = threading.Lock()
+        self._watched: dict[int, Watched] = {}
+        self._poked: list[Watched] = []
+        self._next = 1
+
+    def fileno(self) -> int:
+        """Give the descriptor that is readable while `dispatch` has something to do."""
+        return self._poller.fileno()
+
+    def add(self, session: _core.Session, event: str, ready: Callable[[int], object]) -> Watched:
+        """Call `ready(n)` when a session has something; it may take n messages.
+
+        Args:
+            session: is not kept alive by this.
+            event: "messages", which are messages and the end, as long as there are any; "once", the
+                same, told once each time; "end" alone; "aside", everything but messages; "exit",
+                the started program's end.
+            ready: is called in the loop.
+
+        Raises:
+            Closed: the session is closed. OSError: there are no descriptors left.
+        """
+        with self._lock:
+            watched = Watched(self._next, session, event, ready, self._watched)
+            self._next += 1
+            self._watched[watched.number] = watched
+        try:
+            self.watch(watched)
+        except BaseException:
+            self.forget(watched)
+            raise
+        return watched
+
+    def watch(self, watched: Watched) -> None:
+        """Begin to watch, or go on after `unwatch`."""
+        poller = self._poller
+        add = {
+            "messages": poller.add,
+            "once": poller.add_once,
+            "end": poller.add_end,
+            "aside": poller.add_aside,
+            "exit": poller.add_exit,
+        }[watched.event]
+        session = watched.session
+        if session is not None:
+            add(session, watched.number)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Call it no more until `watch`."""
+        session = watched.session
+        if session is not None:
+            self._poller.remove(session)
+
+    def forget(self, watched: Watched) -> None:
+        """Call it no more, and keep nothing of it."""
+        with self._lock:
+            self._watched.pop(watched.number, None)
+
+    def remove(self, watched: Watched) -> None:
+        """Watch a session no longer."""
+        self.unwatch(watched)
+        self.forget(watched)
+
+    def wake(self) -> None:
+        """Have `dispatch` called, though nothing has come."""
+        self._poller.wake()
+
+    def poke(self, watched: Watched) -> None:
+        """Have it called in the loop, though nothing has come."""
+        self._poked.append(watched)
+        self._poller.wake()
+
+    def dispatch(self, timeout: float | None = 0) -> None:
+        """Give each session that has something its turn.
+
+        Args:
+            timeout: seconds to wait until one has; None for ever.
+        """
+        numbers = self._poller.wait(timeout)
+        while self._poked:
+            self._poked.pop().ready(1)
+        for number in numbers:
+            watched = self._watched.get(number)
+            if watched is not None:
+                watched.ready(max(1, _PER_TURN // len(numbers)))

@@ -1,0 +1,426 @@
+"""What may wait, for asyncio and trio: `astart`, `areceive`, `asend`, `aclose`, `await_exit`.
+
+A task that has to wait queues at its session, and the loop watches the session's descriptor for all
+of them through one hub. Whoever is woken looks for itself; so a task that is cancelled, at whatever
+moment, has either taken its message or left it for the next.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import weakref
+from collections import deque
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from ._errors import Busy, SessionEnded, TimedOut, WouldBlock
+from ._hub import Hub, Watched
+from ._start import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ._session import Session
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# So many messages that are there already are taken before other tasks get their turn.
+_BREATH = 64
+# How soon to look again where another thread is amid a send on the same session.
+_CONTENDED_S = 0.02
+
+
+class _Tasks:
+    """The tasks of one event loop that wait, and how they do it."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self._taken = 0
+
+    def queue(self, session: Session, event: str) -> _Queue:
+        """Give the queue of those who wait here for something of a session."""
+        queues: dict[tuple[int, str], _Queue] = session.__dict__.setdefault("_queues", {})
+        key = (id(self), event)
+        found = queues.get(key)
+        if found is None:
+            found = queues[key] = _Queue(self, session, event)
+        return found
+
+    def is_breath_due(self) -> bool:
+        self._taken = (self._taken + 1) % _BREATH
+        return self._taken == 0
+
+    def now(self) -> float:
+        raise NotImplementedError
+
+    async def breathe(self) -> None:
+        """Let others go on now and then; nothing is lost if that is where it ends."""
+        raise NotImplementedError
+
+    def wait(self, queues: Sequence[_Queue], deadline: float | None) -> Awaitable[bool]:
+        """Wait until one of the queues wakes this task; False if the deadline comes first."""
+        raise NotImplementedError
+
+    def wake(self, waiter: Any) -> bool:
+        """Let one task go on that waits; False if it does not wait any more."""
+        raise NotImplementedError
+
+
+class _Queue:
+    """Those who wait for one event of one session, in one loop."""
+
+    def __init__(self, tasks: _Tasks, session: Session, event: str) -> None:
+        self.waiters: deque[Any] = deque()
+        self._wake = tasks.wake
+        self._hub = tasks.hub
+        # A message is for one; everything else may be for all.
+        ready = self.wake_next if event == "once" else self.wake_all
+        self._watched: Watched = tasks.hub.add(session, event, ready)
+
+    def wake_next(self, _budget: int = 0) -> None:
+        waiters, wake = self.waiters, self._wake
+        while waiters:
+            if wake(waiters.popleft()):
+                return
+
+    def wake_all(self, _budget: int = 0) -> None:
+        while self.waiters:
+            self._wake(self.waiters.popleft())
+
+    def leave(self) -> None:
+        """Wake everybody, from whatever thread: the session is closed here."""
+        self._watched.ready = self.wake_all
+        self._hub.poke(self._watched)
+
+
+# ---- asyncio -------------------------------------------------------------------------------------
+
+
+class _AsyncioTasks(_Tasks):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        import asyncio
+
+        self._sleep = asyncio.sleep
+        # Not the loop itself: this is found by it, and shall end with it.
+        self.loop = weakref.ref(loop)
+        loop.add_reader(self.hub.fileno(), self.hub.dispatch)
+
+    def now(self) -> float:
+        return self.running().time()
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        loop = self.loop()
+        assert loop is not None, "it runs this"
+        return loop
+
+    async def breathe(self) -> None:
+        await self._sleep(0)
+
+    def wake(self, waiter: asyncio.Future[bool]) -> bool:
+        if waiter.done():
+            return False
+        waiter.set_result(True)
+        return True
+
+    def wait(self, queues: Sequence[_Queue], deadline: float | None) -> Awaitable[bool]:
+        loop = self.running()
+        future: asyncio.Future[bool] = loop.create_future()
+        for queue in queues:
+            # One whose task was cancelled stays, and is passed over when its turn comes.
+            waiters = queue.waiters
+            while waiters and waiters[0].done():
+                waiters.popleft()
+            waiters.append(future)
+        return future if deadline is None else self._until(future, loop, deadline)
+
+    async def _until(
+        self, future: asyncio.Future[bool], loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> bool:
+        timer = loop.call_at(deadline, _expire, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+# ---- trio ----------------------------------------------------------------------------------------
+
+
+class _TrioTasks(_Tasks):
+    def __init__(self, trio: Any) -> None:
+        super().__init__()
+        self._trio = trio
+        trio.lowlevel.spawn_system_task(self._serve)
+
+    async def _serve(self) -> None:
+        while True:
+            await self._trio.lowlevel.wait_readable(self.hub.fileno())
+            self.hub.dispatch()
+
+    def now(self) -> float:
+        return float(self._trio.current_time())
+
+    async def breathe(self) -> None:
+        if super().is_breath_due():
+            await self._trio.lowlevel.checkpoint()
+        else:
+            await self._trio.lowlevel.checkpoint_if_cancelled()
+
+    def is_breath_due(self) -> bool:
+        """Give every await the chance to end: that is trio's way."""
+        return True
+
+    def wake(self, waiter: Any) -> bool:
+        waiter.set()
+        return True
+
+    async def wait(self, queues: Sequence[_Queue], deadline: float | None) -> bool:
+        event = self._trio.Event()
+        for queue in queues:
+            queue.waiters.append(event)
+        limit = float("inf") if deadline is None else deadline
+        try:
+            with self._trio.CancelScope(deadline=limit):
+                await event.wait()
+            return bool(event.is_set())
+        finally:
+            for queue in queues:
+                if event in queue.waiters:
+                    queue.waiters.remove(event)
+
+
+# ---- which of them -------------------------------------------------------------------------------
+
+_of_loops: Any = None
+_of_trio: Any = None
+
+
+def _tasks() -> _Tasks:
+    """Give the tasks of the event loop that runs here.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return _tasks_of_trio(trio)
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if loop is None:
+        msg = "this has to be awaited in asyncio or trio, and neither runs here"
+        raise RuntimeError(msg)
+    return _tasks_of_loop(loop)
+
+
+def _tasks_of_loop(loop: asyncio.AbstractEventLoop) -> _Tasks:
+    global _of_loops  # noqa: PLW0603 - made when first needed
+    if _of_loops is None:
+        made: Any = weakref.WeakKeyDictionary[Any, _Tasks]()
+        _of_loops = made
+    found: _Tasks | None = _of_loops.get(loop)
+    if found is None:
+        found = _of_loops[loop] = _AsyncioTasks(loop)
+    return found
+
+
+def _tasks_of_trio(trio: Any) -> _Tasks:
+    global _of_trio  # noqa: PLW0603 - made when first needed
+    if _of_trio is None:
+        _of_trio = trio.lowlevel.RunVar("alongside")
+    found: _Tasks | None = _of_trio.get(None)
+    if found is None:
+        found = _TrioTasks(trio)
+        _of_trio.set(found)
+    return found
+
+
+def leave(session: Session) -> None:
+    """Wake whoever waits for a session that is closed from here."""
+    for queue in list(session.__dict__.get("_queues", {}).values()):
+        queue.leave()
+
+
+def _deadline(tasks: _Tasks, timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        msg = f"timeout is {timeout}, it must be at least 0 seconds, or None for ever"
+        raise ValueError(msg)
+    return tasks.now() + timeout
+
+
+# ---- what sessions can do ------------------------------------------------------------------------
+
+
+async def areceive(session: Session, timeout: float | None, kind: object) -> Any:
+    """Do what `Session.areceive` says."""
+    tasks = _tasks()
+    deadline = _deadline(tasks, timeout)
+    if tasks.is_breath_due():
+        await tasks.breathe()
+    found = session._try_receive(kind)
+    if found is not None:
+        return found[0]
+    queue = tasks.queue(session, "once")
+    try:
+        while await tasks.wait((queue,), deadline):
+            found = session._try_receive(kind)
+            if found is not None:
+                return found[0]
+    finally:
+        # There may be more, or the end, for whoever is next.
+        queue.wake_next()
+    msg = f"no message has arrived before the deadline (pid {session.peer.pid})"
+    raise TimedOut(msg)
+
+
+async def asend(session: Session, data: object, timeout: float | None) -> None:
+    """Do what `Session.asend` says."""
+    tasks = _tasks()
+    deadline = _deadline(tasks, timeout)
+    if tasks.is_breath_due():
+        await tasks.breathe()
+    try:
+        return session.send_nowait(data)
+    except (WouldBlock, Busy):
+        queue = tasks.queue(session, "aside")
+    while True:
+        is_armed = session._arm_aside()
+        try:
+            return session.send_nowait(data)
+        except (WouldBlock, Busy):
+            pass
+        if not await _wait_aside(tasks, [queue], deadline, is_armed):
+            msg = f"the other program has made no room before the deadline (pid {session.peer.pid})"
+            raise TimedOut(msg)
+
+
+async def _wait_aside(
+    tasks: _Tasks, queues: Sequence[_Queue], deadline: float | None, is_armed: bool
+) -> bool:
+    """Wait for something other than a message; False if the deadline comes first."""
+    limit = deadline
+    if not is_armed:
+        soon = tasks.now() + _CONTENDED_S
+        limit = soon if deadline is None else min(soon, deadline)
+    return await tasks.wait(queues, limit) or limit is not deadline
+
+
+async def aclose(session: Session, timeout: float | None) -> int:
+    """Do what `Session.aclose` says."""
+    tasks = _tasks()
+    deadline = _deadline(tasks, timeout)
+    try:
+        while not session._is_delivered():
+            queue = tasks.queue(session, "aside")
+            is_armed = session._arm_aside()
+            if session._is_delivered():
+                break
+            if not await _wait_aside(tasks, [queue], deadline, is_armed):
+                break
+    except SessionEnded:
+        pass
+    finally:
+        delivered = session.close(timeout=0)
+    return delivered
+
+
+async def await_exit(session: Session, timeout: float | None) -> int | None:
+    """Do what `Session.await_exit` says."""
+    tasks = _tasks()
+    deadline = _deadline(tasks, timeout)
+    while True:
+        try:
+            return session._wait(0.0)
+        except TimedOut:
+            pass
+        queues = [tasks.queue(session, "exit")]
+        is_armed = True
+        try:
+            queues.append(tasks.queue(session, "aside"))
+            is_armed = session._arm_aside()
+        except SessionEnded:
+            # Only the program's own end is left to wait for.
+            pass
+        try:
+            return session._wait(0.0)
+        except TimedOut:
+            pass
+        if not await _wait_aside(tasks, queues, deadline, is_armed):
+            msg = f"the other program has not ended before the deadline (pid {session.peer.pid})"
+            raise TimedOut(msg)
+
+
+# ---- starting ------------------------------------------------------------------------------------
+
+
+class _Made(Generic[_T]):
+    """What a thread makes for a task that may not wait for it to the end."""
+
+    def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object]) -> None:
+        self._make = make
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._made: list[_T] = []
+        self._is_abandoned = False
+
+    def run(self) -> _T:
+        made = self._make()
+        with self._lock:
+            self._made.append(made)
+            is_abandoned = self._is_abandoned
+        if is_abandoned:
+            self._undo(made)
+        return made
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._is_abandoned = True
+            made = list(self._made)
+        for one in made:
+            self._undo(one)
+
+
+def _in_a_thread(
+    work: Callable[_P, _T], undo: Callable[[_T], object]
+) -> Callable[_P, Awaitable[_T]]:
+    """Give the asynchronous twin of a call that takes long; undone if nobody waits any more."""
+
+    @functools.wraps(work)
+    async def twin(*args: _P.args, **named: _P.kwargs) -> _T:
+        call = functools.partial(work, *args, **named)
+        trio: Any = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_task():
+            done: _T = await trio.to_thread.run_sync(call)
+            return done
+        _tasks()
+        import asyncio
+
+        made = _Made(call, undo)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, made.run)
+        except asyncio.CancelledError:
+            made.abandon()
+            raise
+
+    twin.__name__ = twin.__qualname__ = "a" + work.__name__
+    return twin
+
+
+def _end(session: Session) -> None:
+    session.kill()
+    session.wait()
+    session.close(timeout=0)
+
+
+astart = _in_a_thread(start, _end)

@@ -1,0 +1,73 @@
+"""Callbacks on an asyncio event loop; they may be async functions."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+from .._hub import Hub
+from ._base import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._callbacks import Callbacks
+
+_PER_TURN = 64
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+
+
+class Asyncio(Loop):
+    """An asyncio event loop, uvloop's included.
+
+        async def main():
+            session.on_message(show, on=loops.Asyncio())
+
+    An async callback is awaited before the next message is taken; other sessions go on meanwhile.
+
+    Args:
+        loop: the loop; the running one if none is named.
+
+    Raises:
+        RuntimeError: no loop is running, and none is named.
+    """
+
+    _takes_coroutines = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__()
+        self._loop = loop or asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Asyncio) and other._loop is self._loop
+
+    def __hash__(self) -> int:
+        return hash(self._loop)
+
+    def __repr__(self) -> str:
+        return f"loops.Asyncio({self._loop!r})"
+
+    @property
+    def _hub(self) -> Hub:
+        hub = _hubs.get(self._loop)
+        if hub is None:
+            hub = _hubs[self._loop] = Hub()
+            self._begin(hub)
+        return hub
+
+    def _begin(self, hub: Hub) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            self._begin_here(hub)
+        else:
+            self._loop.call_soon_threadsafe(self._begin_here, hub)
+
+    def _begin_here(self, hub: Hub) -> None:
+        self._loop.add_reader(hub.fileno(), hub.dispatch)
+
+    def _is_closed(self) -> bool:
+        return self._loop.is_closed()
+
+    def _spawn(self, served: Callbacks) -> None:
+        task = self._loop.create_task(served.aturn(_PER_TURN))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,58 @@
+"""What all loops are: a hub of sessions, and a way to be told that it has something to do."""
+
+from __future__ import annotations
+
+from .._hub import Hub
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._callbacks import Callbacks
+    from .._hub import Watched
+
+
+class Loop:
+    """Where callbacks run: what `on=` takes.
+
+    Two loops are equal if they stand for the same place.
+    """
+
+    _takes_coroutines = False
+    _is_stopping = False
+
+    def __init__(self) -> None:
+        self._made_hub: Hub | None = None
+
+    @property
+    def _hub(self) -> Hub:
+        """The sessions that are served here. One for all equal loops."""
+        if self._made_hub is None:
+            self._made_hub = Hub()
+            self._begin(self._made_hub)
+        return self._made_hub
+
+    def _begin(self, hub: Hub) -> None:
+        """Have `hub.dispatch` called, here, whenever its descriptor is readable."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Refuse what cannot be done here, or not any more.
+
+        Raises:
+            RuntimeError: the loop is closed, or belongs to another thread.
+        """
+        if self._is_closed():
+            msg = f"{self!r} is closed; callbacks cannot run there"
+            raise RuntimeError(msg)
+
+    def _is_closed(self) -> bool:
+        return False
+
+    def _watch(self, served: Callbacks, event: str) -> Watched:
+        return self._hub.add(served.session, event, served.ready)
+
+    def _unwatch(self, watched: Watched) -> None:
+        self._hub.remove(watched)
+
+    def _spawn(self, served: Callbacks) -> None:
+        """Run `served.aturn` in a task."""
+        raise NotImplementedError

@@ -1,0 +1,92 @@
+"""Callbacks in a Tk program's main loop, where they may change widgets."""
+
+from __future__ import annotations
+
+import threading
+import tkinter
+
+from .._hub import Hub
+from ._base import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Tcl watches descriptors with select(), which knows those below this number only.
+_MOST_DESCRIPTORS = 1024
+
+
+class Tk(Loop):
+    """The main loop of a Tk program.
+
+        root = tkinter.Tk()
+        session.on_message(lambda text: label.config(text=text), on=loops.Tk(root))
+        root.mainloop()
+
+    Args:
+        root: the program's window. When it is destroyed callbacks end; messages can be received.
+    """
+
+    def __init__(self, root: tkinter.Misc) -> None:
+        super().__init__()
+        self._root: Any = root
+        self._owner = threading.get_ident()
+        self._is_over = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tk) and other._root is self._root
+
+    def __hash__(self) -> int:
+        return hash(self._root)
+
+    def __repr__(self) -> str:
+        return f"loops.Tk({self._root!s})"
+
+    @property
+    def _hub(self) -> Hub:
+        hub: Hub | None = getattr(self._root, "_alongside_hub", None)
+        if hub is None:
+            hub = self._root._alongside_hub = Hub()
+            self._begin(hub)
+        return hub
+
+    def _begin(self, hub: Hub) -> None:
+        fd = hub.fileno()
+        if fd >= _MOST_DESCRIPTORS:
+            msg = f"Tk watches descriptors below {_MOST_DESCRIPTORS}, and the next one free is {fd}"
+            raise OSError(msg)
+        root = self._root
+
+        def readable(_file: object, _mask: object) -> None:
+            hub.dispatch()
+
+        root.tk.createfilehandler(fd, tkinter.READABLE, readable)
+
+        def ended(event: Any) -> None:
+            if event.widget is root:
+                root.tk.deletefilehandler(fd)
+                self._end()
+
+        root.bind("<Destroy>", ended, add="+")
+
+    def _end(self) -> None:
+        from .._callbacks import _all, give_up
+
+        for served in list(_all.values()):
+            if served.loop == self:
+                give_up(served)
+
+    def _check(self) -> None:
+        if threading.get_ident() != self._owner:
+            msg = f"{self!r} takes callbacks only from the thread that made it"
+            raise RuntimeError(msg)
+        super()._check()
+
+    def _is_closed(self) -> bool:
+        if threading.get_ident() != self._owner:
+            return False
+        try:
+            self._root.winfo_exists()
+        except tkinter.TclError:
+            return True
+        return False

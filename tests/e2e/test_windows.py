@@ -1,0 +1,283 @@
+"""Real Tk and Qt programs: a callback changes a widget, on the right thread."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+HEAD = """
+import faulthandler, logging, os, sys, threading
+faulthandler.dump_traceback_later(100, exit=True)
+import alongside
+from alongside import loops
+ECHO = "import alongside\\nfor m in (s := alongside.session()): s.send(m)"
+session = alongside.start([sys.executable, "-c", ECHO])
+here = threading.get_ident()
+"""
+
+
+@pytest.fixture(scope="module")
+def display():
+    """A virtual display, or the test does not run."""
+    if shutil.which("Xvfb") is None:
+        pytest.skip("Xvfb is not installed")
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "640x480x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as number:
+        yield ":" + number.readline().strip()
+    server.terminate()
+    server.wait()
+
+
+def run(source, **environment):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HEAD + textwrap.dedent(source)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def tk(display):
+    return lambda source: run(
+        "import tkinter\nroot = tkinter.Tk()\nlabel = tkinter.Label(root)\nlabel.pack()\n"
+        + textwrap.dedent(source),
+        DISPLAY=display,
+    )
+
+
+def test_a_callback_changes_a_tk_widget_on_the_main_thread(tk):
+    tk(
+        """
+        seen = []
+        def arrived(text):
+            label.config(text=text)
+            seen.append((label.cget("text"), threading.get_ident()))
+            if len(seen) == 100:
+                root.quit()
+        session.on_message(arrived, on=loops.Tk(root))
+        root.after(0, lambda: [session.send(str(i)) for i in range(100)])
+        root.mainloop()
+        assert seen == [(str(i), here) for i in range(100)], seen
+        assert threading.active_count() == 1
+        session.close()
+        """
+    )
+
+
+def test_a_flood_does_not_freeze_a_tk_window(tk):
+    tk(
+        """
+        flood = alongside.start([sys.executable, "-c",
+            "import alongside\\ns = alongside.session()\\nwhile True: s.send(b'x')"])
+        counts = []
+        count = 0
+        def arrived(_):
+            global count
+            count += 1
+        flood.on_message(arrived, on=loops.Tk(root))
+        def tick():
+            counts.append(count)
+            root.quit() if len(counts) == 50 else root.after(1, tick)
+        root.after(1, tick)
+        root.mainloop()
+        assert counts[-1] > 1000
+        flood.on_message(None)
+        flood.kill()
+        flood.wait()
+        flood.close(timeout=0)
+        session.close()
+        """
+    )
+
+
+def test_the_death_of_a_program_reaches_tk(tk):
+    tk(
+        """
+        ended = []
+        def closed(reason):
+            ended.append(reason)
+            root.quit()
+        session.on_close(closed, on=loops.Tk(root))
+        root.after(0, session.kill)
+        root.mainloop()
+        assert ended[0].exit_status == -9
+        """
+    )
+
+
+def test_a_tk_window_that_is_destroyed_leaves_the_messages_receivable(tk):
+    done = tk(
+        """
+        session.on_message(print, on=loops.Tk(root))
+        root.after(0, root.destroy)
+        root.mainloop()
+        session.send(1)
+        assert session.receive() == 1
+        try:
+            session.on_message(print, on=loops.Tk(root))
+        except RuntimeError as error:
+            assert "loops.Tk(.) is closed" in str(error), error
+        else:
+            raise AssertionError
+        assert session.lent_bytes == 0
+        session.close()
+        """
+    )
+    assert "loops.Tk(.)" in done.stderr
+    assert "can be received" in done.stderr
+
+
+def test_tk_takes_callbacks_only_from_its_thread(tk):
+    tk(
+        """
+        place = loops.Tk(root)
+        caught = []
+        def elsewhere():
+            try:
+                session.on_message(print, on=place)
+            except RuntimeError as error:
+                caught.append(str(error))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "from the thread that made it" in caught[0]
+        session.close()
+        """
+    )
+
+
+def test_a_session_of_a_tk_program_may_be_closed_in_another_thread(tk):
+    tk(
+        """
+        session.on_message(print, on=loops.Tk(root))
+        def elsewhere():
+            session.close()
+            root.after(0, root.quit)
+        root.after(0, lambda: threading.Thread(target=elsewhere).start())
+        root.mainloop()
+        """
+    )
+
+
+@pytest.fixture(params=["PySide6", "PyQt6"])
+def qt(request):
+    binding = request.param
+    pytest.importorskip(f"{binding}.QtWidgets")
+
+    def start(source):
+        return run(
+            f"from {binding}.QtWidgets import QApplication, QLabel\n"
+            f"from {binding}.QtCore import QTimer\n"
+            "app = QApplication([])\nlabel = QLabel()\nlabel.show()\n" + textwrap.dedent(source),
+            QT_QPA_PLATFORM="offscreen",
+        )
+
+    return start
+
+
+def test_a_callback_changes_a_qt_widget_on_the_main_thread(qt):
+    qt(
+        """
+        seen = []
+        def arrived(text):
+            label.setText(text)
+            seen.append((label.text(), threading.get_ident()))
+            if len(seen) == 100:
+                app.quit()
+        session.on_message(arrived, on=loops.Qt(app))
+        QTimer.singleShot(0, lambda: [session.send(str(i)) for i in range(100)])
+        app.exec()
+        assert seen == [(str(i), here) for i in range(100)], seen
+        assert threading.active_count() == 1
+        session.close()
+        """
+    )
+
+
+def test_a_flood_does_not_freeze_a_qt_window(qt):
+    qt(
+        """
+        flood = alongside.start([sys.executable, "-c",
+            "import alongside\\ns = alongside.session()\\nwhile True: s.send(b'x')"])
+        counts = []
+        count = 0
+        def arrived(_):
+            global count
+            count += 1
+        flood.on_message(arrived, on=loops.Qt(app))
+        timer = QTimer()
+        def tick():
+            counts.append(count)
+            if len(counts) == 50:
+                app.quit()
+        timer.timeout.connect(tick)
+        timer.start(1)
+        app.exec()
+        assert counts[-1] > 1000
+        flood.on_message(None)
+        flood.kill()
+        flood.wait()
+        flood.close(timeout=0)
+        session.close()
+        """
+    )
+
+
+def test_the_death_of_a_program_reaches_qt(qt):
+    qt(
+        """
+        ended = []
+        def closed(reason):
+            ended.append(reason)
+            app.quit()
+        session.on_close(closed, on=loops.Qt(app))
+        QTimer.singleShot(0, session.kill)
+        app.exec()
+        assert ended[0].exit_status == -9
+        """
+    )
+
+
+def test_a_qt_application_runs_callbacks_in_every_exec(qt):
+    qt(
+        """
+        got = []
+        session.on_message(lambda m: (got.append(m), app.quit()), on=loops.Qt(app))
+        for number in range(3):
+            session.send(number)
+            app.exec()
+        assert got == [0, 1, 2], got
+        session.on_message(None)
+        session.send("free")
+        assert session.receive() == "free"
+        session.close()
+        """
+    )
+
+
+def test_what_is_no_application_is_refused(qt):
+    qt(
+        """
+        for wrong in (label, 5, None):
+            try:
+                loops.Qt(wrong)
+            except TypeError as error:
+                assert "no application" in str(error)
+            else:
+                raise AssertionError
+        session.close()
+        """
+    )
