@@ -349,3 +349,38 @@ def test_the_worker_ends_when_its_host_is_killed():
 @pytest.mark.parametrize("name", ["editor", "plugin", "worker"])
 def test_a_program_that_others_start_says_so_when_a_person_does(name):
     assert_fails_with_one_line(example(name), f"{name}.py", "which starts it")
+
+
+# ---- the camera ----------------------------------------------------------------------------------
+
+
+def test_a_camera_feeds_a_consumer_every_frame_in_order():
+    done = example("camera_statistics", "--frames", "200", "--width", "640", "--height", "480")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "200 frames of 640 x 480" in done.stdout
+    taken = int(re.search(r"camera: (\d+) frames taken", done.stdout)[1])
+    # It runs ahead, but no further than it may.
+    assert 200 <= taken <= 200 + 16
+
+
+def test_a_window_shows_what_a_camera_sees(display):
+    done = example("camera_window", "--frames", "50", DISPLAY=display)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert re.search(r"50 frames shown: frame 49, \d+ frames/s", done.stdout)
+
+
+def test_a_window_says_that_its_camera_has_died(display):
+    window = subprocess.Popen(
+        [sys.executable, EXAMPLES / "camera_window.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=ENVIRONMENT | {"DISPLAY": display},
+    )
+    pid = int(line_with(window.stdout, r"camera pid (\d+)")[1])
+    os.kill(pid, signal.SIGKILL)
+    assert "ended by signal 9" in line_with(window.stdout, "the camera is gone: (.*)")[1]
+    window.kill()
+    window.communicate()

@@ -1,4 +1,4 @@
-"""The programs in README.md work as they stand there."""
+"""The programs in README.md and in docs/how-to work as they stand there."""
 
 import re
 import subprocess
@@ -7,31 +7,58 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PROGRAM = re.compile(r"```python\n# (\w+\.py)\n(.*?)```", re.DOTALL)
+CONSOLE = re.compile(r"```console\n\$ python (\w+\.py)\n(.*?)```", re.DOTALL)
 OUTPUT = {
     "viewer.py": "{'done': 'blur', 'on': 'plan.png'}\n",
     "host.py": "HELLO\n",
     "boss.py": "".join(f"{n} of 5\n" for n in range(1, 6))
     + "ended: the other program (pid N) has closed the session status 0\n",
 }
+PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs/how-to").glob("*.md"))}
+RUNS = [(page, *run) for page, text in PAGES.items() for run in CONSOLE.findall(text)]
+
+
+def run(directory, text, name):
+    for file, source in PROGRAM.findall(text):
+        (directory / file).write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", name],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return re.sub(r"pid \d+", "pid N", done.stdout)
 
 
 @pytest.mark.parametrize("name", OUTPUT)
 def test_a_program_of_the_readme_says_what_it_should(tmp_path, name):
-    for file, text in BLOCKS:
-        (tmp_path / file).write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert re.sub(r"pid \d+", "pid N", done.stdout) == OUTPUT[name]
-    assert done.stderr == ""
+    assert run(tmp_path, README, name) == OUTPUT[name]
 
 
-def test_every_program_of_the_readme_is_run():
-    started = set(re.findall(r'"(\w+\.py)"', README))
-    assert {file for file, _ in BLOCKS} == set(OUTPUT) | started
+@pytest.mark.parametrize(("page", "name", "output"), RUNS, ids=[f"{r[0]}-{r[1]}" for r in RUNS])
+def test_a_program_of_a_how_to_says_what_it_should(
+    tmp_path, request, monkeypatch, page, name, output
+):
+    if "tkinter" in PAGES[page]:
+        monkeypatch.setenv("DISPLAY", request.getfixturevalue("display"))
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    assert run(tmp_path, PAGES[page], name) == output
+
+
+@pytest.mark.parametrize("text", [README, *PAGES.values()], ids=["README", *PAGES])
+def test_every_program_is_run(text):
+    started = set(re.findall(r'"(\w+\.py)"', text))
+    shown = set(OUTPUT) if text is README else {name for name, _ in CONSOLE.findall(text)}
+    assert {file for file, _ in PROGRAM.findall(text)} == shown | started
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
+        assert (ROOT / "docs/how-to" / link).exists(), link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tkinter
 
 from .._hub import Hub
@@ -12,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# Tk draws when it is idle, which it never is under a flood of messages: so often it draws anyway.
+_REDRAW_S = 0.02
 # Tcl watches descriptors with select(), which knows those below this number only.
 _MOST_DESCRIPTORS = 1024
 
@@ -57,8 +60,15 @@ class Tk(Loop):
             raise OSError(msg)
         root = self._root
 
+        drawn = time.monotonic()
+
         def readable(_file: object, _mask: object) -> None:
+            nonlocal drawn
             hub.dispatch()
+            now = time.monotonic()
+            if now - drawn > _REDRAW_S and not self._is_closed():
+                drawn = now
+                root.update_idletasks()
 
         root.tk.createfilehandler(fd, tkinter.READABLE, readable)
 
