@@ -13,7 +13,7 @@ import threading
 import time
 
 from . import contestants, placement
-from .clocks import cpu_ns
+from .clocks import cpu_ns, page_faults
 
 _LARGE = 1 << 20
 
@@ -94,10 +94,10 @@ def _round_trip(connection, job):
     }
 
 
-def _burst(connection, data, count):
+def _burst(connection, data, count, work="sink"):
     """Send so many; the seconds until the server has them, and how many it had."""
     send = connection.end.send
-    connection.order("sink", count)
+    connection.order(work, count)
     begin = time.perf_counter()
     for _ in range(count):
         send(data)
@@ -114,6 +114,26 @@ def _one_way(connection, job):
     return {
         "per_s": came / took,
         "cpu_us": used / max(came, 1) / 1e3,
+        "lost": 1 - came / count,
+        "count": count,
+    }
+
+
+def _stream(connection, job):
+    """Large messages, one after the other, each seen or added up where it arrives."""
+    ones = b"\0\0\0\0\0\0\xf0\x3f"  # 1.0
+    data, work = ones * (connection.size // 8), job["how"]
+
+    def burst(count):
+        return _burst(connection, data, count, work)
+
+    count = _settled(burst, job["seconds"], connection.size)
+    cpu, faults = cpu_ns(connection.pids), page_faults(connection.pids)
+    took, came = burst(count)
+    return {
+        "each_us": took / max(came, 1) * 1e6,
+        "cpu_us": (cpu_ns(connection.pids) - cpu) / max(came, 1) / 1e3,
+        "faults": (page_faults(connection.pids) - faults) / max(came, 1),
         "lost": 1 - came / count,
         "count": count,
     }
@@ -162,6 +182,7 @@ def _beside_a_busy_thread(connection, job):
 _WORKS = {
     "round trip": _round_trip,
     "one way": _one_way,
+    "stream": _stream,
     "transfer": _transfer,
     "beside a busy thread": _beside_a_busy_thread,
 }

@@ -4,6 +4,7 @@ It opens its end, says so on stdout, and then does what its stdin says, a line a
 
     echo N    send back N messages
     sink N    take N messages, then say on stdout how many of them really came
+    sum N     the same, and add the float64 numbers of each up
     stamp N   take N messages, and say after each on stdout when it was here
     fill N    the same, into memory of its own
 
@@ -35,6 +36,19 @@ def _sink(end, count, size):
     _say(contestants.drain(end, count))
 
 
+def _sum(end, count, size):
+    receive, numbers = end.receive, end.numbers
+    total = 0.0
+    for _ in range(count):
+        message = receive()
+        array = numbers(message)
+        total += array.sum()
+        # Let go before the next is asked for: some lend no more than one or two.
+        del message, array
+    # Every number is a one.
+    _say(count if total == count * (size // 8) else 0)
+
+
 def _stamp(end, count, size):
     del size
     for _ in range(count):
@@ -57,7 +71,7 @@ def _fill(end, count, size):
         _say(time.perf_counter_ns())
 
 
-_WORKS = {"echo": _echo, "sink": _sink, "stamp": _stamp, "fill": _fill}
+_WORKS = {"echo": _echo, "sink": _sink, "sum": _sum, "stamp": _stamp, "fill": _fill}
 
 
 def main():

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 from typing import IO, Any, Protocol
 
+import numpy as np
+
 
 @dataclass
 class End:
@@ -28,6 +30,7 @@ class End:
     receive: Callable[[], Any]
     receive_into: Callable[[Any], int] | None = None
     drain: Callable[[int], int] | None = None
+    numbers: Callable[[Any], Any] = np.frombuffer  # what is received, as float64, where it lies
     close: Callable[[], object] | None = None
     keep: list[object] = field(default_factory=list)  # what must not be collected before the end
 
@@ -67,6 +70,8 @@ class NotInstalledError(Exception):
 # The file of each, in the order of the tables.
 _FILES = {
     "alongside": "over_alongside",
+    "alongside views": "over_alongside",
+    "alongside arrays": "over_alongside",
     "Pipe": "over_pipe",
     "socketpair": "over_socketpair",
     "pyzmq": "over_pyzmq",
@@ -74,12 +79,23 @@ _FILES = {
     "iceoryx2 events": "over_iceoryx2",
     "kickmsg": "over_kickmsg",
     "kickmsg polling": "over_kickmsg",
+    "shared_memory + Pipe": "over_shared_memory",
+    "zenoh": "over_zenoh",
+    "joblib": "over_joblib",
 }
-ALL = tuple(_FILES)
+# Who carries large data one way only, or in a second way; the others exchange messages of any size.
+_ONE_WAY = (
+    "alongside views",
+    "alongside arrays",
+    "shared_memory + Pipe",
+    "zenoh",
+    "joblib",
+)
+ALL = tuple(name for name in _FILES if name not in _ONE_WAY)
 PEERS = tuple(name for name in ALL if name != "alongside")
 
 _MODULES = {"over_alongside": "alongside", "over_pyzmq": "zmq"} | {
-    f"over_{name}": name for name in ("iceoryx2", "kickmsg")
+    f"over_{name}": name for name in ("iceoryx2", "kickmsg", "zenoh", "joblib")
 }
 
 

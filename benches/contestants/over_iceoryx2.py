@@ -16,6 +16,7 @@ import os
 import uuid
 
 import iceoryx2 as iox2
+import numpy as np
 
 from . import End, launch
 
@@ -93,6 +94,12 @@ def _sleeper(side, size):
     return sleep
 
 
+def _numbers(payload):
+    """The float64 numbers of a sample, where they lie."""
+    pointer = ctypes.cast(payload.data_ptr, ctypes.POINTER(ctypes.c_double))
+    return np.ctypeslib.as_array(pointer, (payload.number_of_elements // 8,))
+
+
 class Iceoryx2:
     """Two services; every message is `size` bytes long."""
 
@@ -117,7 +124,7 @@ class Iceoryx2:
     def _end(self, side, size):
         put = _sender(side, size)
         if not self._with_events:
-            return End(put, _poller(side, size), keep=[side])
+            return End(put, _poller(side, size), keep=[side], numbers=_numbers)
         notify = side.notifier.notify
 
         def send(data):

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     _Kind: TypeAlias = str | list[Any]
     _Described: TypeAlias = tuple[
-        int, Callable[[Any, int], None], int, tuple[object, ...], int | None
+        int, Callable[[Any, int], None], int, tuple[object, ...], object
     ]
 
+# So many data types are known by heart: to spell one takes numpy longer than to send it.
+_REMEMBERED = 1000
 # The extension of MessagePack that stands for an array.
 ARRAY = 3
 # Of DLPack's devices, those whose memory every program of the machine can read: CPU, and CPU
@@ -42,23 +44,20 @@ _FORMATS = {
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
-def describe(data: Any, wants_address: bool) -> _Described:
+def describe(data: Any) -> _Described:
     """Give what an array or a table is on the wire, and how it gets there.
-
-    Args:
-        data: the array.
-        wants_address: whether to say where it lies, if that is in one piece.
 
     Returns:
         The code of its extension; a function that copies it to an offset of a block; how many
-        bytes that takes; what the receiver is told beside the place; the address or None.
+        bytes that takes; what the receiver is told beside the place; the array whose memory it is,
+        or None.
 
     Raises:
         TypeError: it is no array of plain values.
     """
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(data, numpy.ndarray):
-        return _describe_numpy(numpy, data, wants_address)
+        return _describe_numpy(numpy, data)
     if numpy is not None and isinstance(data, numpy.generic):
         msg = "is a number of numpy's\nsend .item() of it"
         raise TypeError(msg)
@@ -67,7 +66,7 @@ def describe(data: Any, wants_address: bool) -> _Described:
 
         return _arrow.describe(data)
     if hasattr(data, "__dlpack__"):
-        return _describe_tensor(data, wants_address)
+        return _describe_tensor(data)
     view: Any = memoryview(data)
     return _describe_buffer(view)
 
@@ -95,31 +94,49 @@ def _describe_buffer(view: Any) -> _Described:
         flat = view if view.c_contiguous else memoryview(view.tobytes(order))
         memoryview(block)[offset : offset + view.nbytes] = flat.cast("B")
 
-    return ARRAY, fill, view.nbytes, facts, None
+    return ARRAY, fill, view.nbytes, facts, view
 
 
-def _describe_numpy(numpy: Any, data: Any, wants_address: bool) -> _Described:
-    if data.dtype.hasobject:
-        msg = f"has items of the type {data.dtype}, which are Python objects\nsend .tolist() of it"
-        raise TypeError(msg)
+def _describe_numpy(numpy: Any, data: Any) -> _Described:
+    dtype = data.dtype
+    kind = _kinds.get(dtype) or _kind_of(numpy, dtype)
     if type(data) is not numpy.ndarray and not isinstance(data, numpy.memmap):
         name = type(data).__name__
         msg = f"is a {name}, of which a plain array would arrive\nsend numpy.asarray(...) of it"
         raise TypeError(msg)
-    kind = numpy.lib.format.dtype_to_descr(data.dtype)
     flags = data.flags
-    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
-    is_whole = wants_address and flags.forc
-    address = data.__array_interface__["data"][0] if is_whole else None
+    order = "F" if not flags.c_contiguous and flags.f_contiguous else "C"
 
     def fill(block: Any, offset: int) -> None:
         place = numpy.ndarray(data.shape, data.dtype, block, offset, order=order)
         numpy.copyto(place, data)
 
-    return ARRAY, fill, data.nbytes, (kind, data.shape, order), address
+    return ARRAY, fill, data.nbytes, (kind, data.shape, order), data
 
 
-def _describe_tensor(data: Any, wants_address: bool) -> _Described:
+def address(data: Any) -> int | None:
+    """Give where an array lies that lends no buffer (one of dates), if that is in one piece."""
+    if not hasattr(data, "__array_interface__") or not data.flags.forc:
+        return None
+    found: int = data.__array_interface__["data"][0]
+    return found
+
+
+_kinds: dict[Any, _Kind] = {}
+
+
+def _kind_of(numpy: Any, dtype: Any) -> _Kind:
+    """Give what a data type is on the wire."""
+    if dtype.hasobject:
+        msg = f"has items of the type {dtype}, which are Python objects\nsend .tolist() of it"
+        raise TypeError(msg)
+    kind: _Kind = numpy.lib.format.dtype_to_descr(dtype)
+    if len(_kinds) < _REMEMBERED:
+        _kinds[dtype] = kind
+    return kind
+
+
+def _describe_tensor(data: Any) -> _Described:
     """Describe a tensor of another library, by the DLPack protocol."""
     device, number = data.__dlpack_device__()
     if device not in _CPU_DEVICES:
@@ -134,7 +151,7 @@ def _describe_tensor(data: Any, wants_address: bool) -> _Described:
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         msg = f"is a tensor that numpy does not take: {error}"
         raise TypeError(msg) from error
-    return _describe_numpy(numpy, array, wants_address)
+    return _describe_numpy(numpy, array)
 
 
 def make(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) -> object:
@@ -157,7 +174,10 @@ def make(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) -> 
 
 def _check(offset: object, shape: list[int], order: str) -> None:
     """Refuse what numpy would take: to it a negative offset is one before the buffer."""
-    if any(type(number) is not int or number < 0 for number in (offset, *shape)):
+    is_right = type(offset) is int and offset >= 0
+    for number in shape:
+        is_right = is_right and type(number) is int and number >= 0
+    if not is_right:
         msg = f"offset {offset!r}, shape {shape!r}"
         raise ValueError(msg)
     if order not in {"C", "F"}:
@@ -165,11 +185,18 @@ def _check(offset: object, shape: list[int], order: str) -> None:
         raise ValueError(msg)
 
 
+_dtypes: dict[str, Any] = {}
+
+
 def _dtype(numpy: Any, kind: _Kind) -> Any:
+    if type(kind) is str and (found := _dtypes.get(kind)) is not None:
+        return found
     dtype = numpy.lib.format.descr_to_dtype(_as_numpy_says(kind))
     if dtype.hasobject:
         msg = f"data type {dtype}"
         raise ValueError(msg)
+    if type(kind) is str and len(_dtypes) < _REMEMBERED:
+        _dtypes[kind] = dtype
     return dtype
 
 
@@ -196,9 +223,16 @@ def _view(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) ->
     return flat.cast(code, shape)
 
 
+_numpy_module: Any = None
+
+
 def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
+    """Give numpy, or None where it is not installed."""
+    global _numpy_module  # noqa: PLW0603 - loaded when first needed
+    if _numpy_module is None:
+        try:
+            import numpy
+        except ImportError:
+            return None
+        _numpy_module = numpy
+    return _numpy_module

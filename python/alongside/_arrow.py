@@ -31,7 +31,7 @@ def _pyarrow() -> Any:
 
 def describe(
     data: Any,
-) -> tuple[int, Callable[[Any, int], None], int, tuple[object, ...], int | None]:
+) -> tuple[int, Callable[[Any, int], None], int, tuple[object, ...], object]:
     """Give what `_arrays.describe` gives, for something of Arrow's.
 
     Raises:

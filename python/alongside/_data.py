@@ -50,20 +50,26 @@ def decode(body: bytes) -> object:
 
 
 class _Leased:
-    """Extensions of a message beside which memory is lent."""
+    """A decoder for messages beside which memory is lent; making one takes a while, so it is kept."""
 
-    def __init__(self, leases: list[Any]) -> None:
+    def __init__(self) -> None:
+        self._leases: list[Any] = []
+        self._decoder = msgspec.msgpack.Decoder(ext_hook=self)
+
+    def decode(self, data: bytes | memoryview, leases: list[Any]) -> object:
         self._leases = leases
+        try:
+            return self._decoder.decode(data)
+        finally:
+            self._leases = []
 
     def __call__(self, code: int, payload: memoryview) -> object:
         if code not in {_ARRAY, _BYTES, _ARROW}:
             return _extension(code, payload)
-        number, *place = msgspec.msgpack.decode(payload)
+        number, *place = _decode_note(payload)
         lease = self._leases[-1 if number is None else number]
         if code == _ARRAY:
-            from ._arrays import make
-
-            return make(lease, *place)
+            return _arrays().make(lease, *place)
         offset, size, *form = place
         part = _part(lease, offset, size)
         if code == _BYTES:
@@ -71,6 +77,22 @@ class _Leased:
         from ._arrow import make_arrow
 
         return make_arrow(part, *form)
+
+
+def _arrays() -> Any:
+    """Give the module of arrays, once it is loaded whole."""
+    global _arrays_module  # noqa: PLW0603 - loaded when first needed
+    if _arrays_module is None:
+        from . import _arrays as loaded
+
+        _arrays_module = loaded
+    return _arrays_module
+
+
+_arrays_module: Any = None
+_decode_note = msgspec.msgpack.Decoder().decode
+# Those that nobody uses at the moment: a finalizer, or a signal's handler, may decode amid a decoding.
+_idle: list[_Leased] = []
 
 
 def _part(lease: Any, offset: object, size: object) -> memoryview:
@@ -95,7 +117,10 @@ def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
     try:
         if is_beside:
             data = _part(leases[-1], *struct.unpack("<QQ", body))
-        return msgspec.msgpack.Decoder(ext_hook=_Leased(leases)).decode(data)
+        decoder = _idle.pop() if _idle else _Leased()
+        found = decoder.decode(data, leases)
+        _idle.append(decoder)
+        return found
     except (Corrupt, Invalid):
         raise
     except (

@@ -14,11 +14,11 @@ import array
 from alongside import _arrays, _arrow
 honest = _arrays.describe
 
-def lie(data, wants_address):
-    code, fill, size, facts, address = honest(data, wants_address)
+def lie(data):
+    code, fill, size, facts, source = honest(data)
     kind, shape, order = facts
     {lie}
-    return code, fill, size, (kind, shape, order), address
+    return code, fill, size, (kind, shape, order), source
 
 _arrays.describe = lie
 s.send({data})
@@ -61,9 +61,9 @@ import sys, alongside, array
 from alongside import _arrays
 honest = _arrays.describe
 
-def lie(data, wants_address):
-    code, fill, size, (kind, _, order), address = honest(data, wants_address)
-    return code, fill, size, (kind, (-5,), order), address
+def lie(data):
+    code, fill, size, (kind, _, order), source = honest(data)
+    return code, fill, size, (kind, (-5,), order), source
 
 _arrays.describe = lie
 source = '''

@@ -1,6 +1,7 @@
 //! Lending memory and sending what lies in it: the session's calls. The memory itself is in
 //! `lending.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,10 @@ use crate::session::{EXIT_GRACE, Session};
 pub(crate) const LIMIT_BYTES: u64 = 1 << 30;
 /// How long a lender looks for a block to come back before it takes a new one.
 const RETURN_PATIENCE: Duration = Duration::from_micros(100);
+/// It goes on waiting, asleep, for as long as the first touch of new memory would take: 25 ms for 64 MiB.
+const FIRST_TOUCH_NS_PER_KIB: u64 = 400;
+/// If that is worth a sleep.
+const WORTH_SLEEPING: Duration = Duration::from_micros(500);
 /// Waiting for memory: what this program itself lets go rings no bell.
 const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
 
@@ -42,6 +47,7 @@ impl<B: Buffer> Session<B> {
             self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
         let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
         self.check_listener(tx, link)?;
+        self.await_return(tx, link, bytes, deadline)?;
         if let Some(block) = self.lend_now(tx, link, bytes)? {
             return Ok(block);
         }
@@ -71,7 +77,6 @@ impl<B: Buffer> Session<B> {
         link: &Link,
         bytes: usize,
     ) -> Result<Option<Block>, Error> {
-        self.await_return(tx, link, bytes);
         let block = tx.lender.lend(link, bytes, self.lend_limit())?;
         self.have_tended();
         self.tell_retired(tx, link)?;
@@ -91,15 +96,47 @@ impl<B: Buffer> Session<B> {
         Ok(())
     }
 
-    /// Looks for a moment whether a reader on another processor gives a block back: one that is still
-    /// in the cache is filled five times as fast as one that was never touched.
-    fn await_return(&self, tx: &mut Outgoing, link: &Link, bytes: usize) {
-        if !tx.lender.is_ahead(bytes) || tx.lender.reclaim() || self.spin.budget(link).is_none() {
-            return;
+    /// Waits a little for a reader that is behind to give a block back: one that was used is filled five
+    /// times as fast as one that was never touched. A reader that keeps what it gets is waited for once.
+    fn await_return(
+        &self,
+        tx: &mut Outgoing,
+        link: &Arc<Link>,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        if deadline == Deadline::Now || !tx.lender.is_ahead(bytes) || tx.lender.reclaim() {
+            return Ok(());
         }
-        let begin = Instant::now();
-        while begin.elapsed() < RETURN_PATIENCE && !tx.lender.reclaim() {
-            std::hint::spin_loop();
+        if self.spin.budget(link).is_some() {
+            let begin = Instant::now();
+            while begin.elapsed() < RETURN_PATIENCE {
+                if tx.lender.reclaim() {
+                    return Ok(());
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let patience = Duration::from_nanos(bytes as u64 / 1024 * FIRST_TOUCH_NS_PER_KIB);
+        if tx.lender.reader_keeps || patience < WORTH_SLEEPING {
+            return Ok(());
+        }
+        let ring = link.outgoing();
+        let patience = deadline.at_most(patience);
+        let waited = self.attend(link, patience, None, FOR_MEMORY, &mut |_room| {
+            tx.producer.arm(&ring);
+            if tx.lender.reclaim() {
+                return Ok(Some(()));
+            }
+            self.check_listener(tx, link).map(|()| None)
+        });
+        self.end_space_wait(tx, link);
+        match waited {
+            Err(Error::TimedOut) => {
+                tx.lender.reader_keeps = true;
+                Ok(())
+            }
+            waited => waited,
         }
     }
 

@@ -29,8 +29,8 @@ use crate::wire::{Kind, Packet};
 const SMALLEST: usize = 16 << 10;
 /// Arenas of which nothing was lent for so long go back to the system.
 const IDLE_NS: u64 = 2_000_000_000;
-/// Blocks of one size that are out while the reader keeps up.
-const WINDOW_BLOCKS: usize = 4;
+/// Blocks of one size that are out while the reader keeps up: small ones, and large ones.
+const WINDOW_BLOCKS: [usize; 2] = [4, 3];
 /// So many of the blocks that are out are looked at each time, however many there are.
 const NEWEST: usize = 64;
 /// Smaller blocks are filled before anybody could have given one back.
@@ -137,6 +137,8 @@ pub(crate) struct Lender {
     /// The sum of their bytes.
     out_bytes: u64,
     slots: Slots,
+    /// The reader was last seen to keep what it is lent: waiting for it does not pay.
+    pub(crate) reader_keeps: bool,
     /// Given up, and the other side not told yet.
     pub(crate) retired: Vec<u32>,
 }
@@ -163,7 +165,8 @@ impl Lender {
             return false;
         };
         self.free.get(&whole).is_none_or(Vec::is_empty)
-            && self.out.iter().filter(|out| out.place.bytes == whole).count() >= WINDOW_BLOCKS
+            && self.out.iter().filter(|out| out.place.bytes == whole).count()
+                >= WINDOW_BLOCKS[usize::from(whole > SHARED_UP_TO)]
     }
 
     /// A block of at least so many bytes; `None` if `limit` bytes are lent, until some come back.
@@ -275,7 +278,9 @@ impl Lender {
             false
         });
         self.out.append(&mut newest);
-        self.out.len() < before
+        let some_came = self.out.len() < before;
+        self.reader_keeps &= !some_came;
+        some_came
     }
 
     /// Makes an arena of blocks of this size; false if the other side cannot be told of it now.

@@ -83,6 +83,26 @@ impl Loan {
             .then_some(loan))
     }
 
+    /// Memory of whatever items, in one piece and whatever order; `None` if it is not that.
+    pub(crate) fn in_one_piece(object: &Bound<'_, PyAny>) -> Option<Loan> {
+        Loan::new(object, ffi::PyBUF_ANY_CONTIGUOUS).ok()
+    }
+
+    /// The shape, of memory that was asked for with one.
+    pub(crate) fn shape(&self) -> &[ffi::Py_ssize_t] {
+        if self.view.shape.is_null() || self.view.ndim == 0 {
+            return &[];
+        }
+        // SAFETY: the exporter's `ndim` numbers, valid as long as the view.
+        unsafe { std::slice::from_raw_parts(self.view.shape, self.view.ndim as usize) }
+    }
+
+    /// Memory of whatever items, in C's order or (`false`) Fortran's, with its shape.
+    pub(crate) fn in_order(object: &Bound<'_, PyAny>, is_c: bool) -> Option<Loan> {
+        let order = if is_c { ffi::PyBUF_C_CONTIGUOUS } else { ffi::PyBUF_F_CONTIGUOUS };
+        Loan::new(object, order).ok()
+    }
+
     /// Memory to be written: of whatever items, in one piece.
     pub(crate) fn to_fill(object: &Bound<'_, PyAny>) -> PyResult<Loan> {
         Loan::new(object, ffi::PyBUF_WRITABLE | ffi::PyBUF_C_CONTIGUOUS)

@@ -17,6 +17,7 @@
 //! Decoding is msgspec's, in `_data.py`. (<https://github.com/msgpack/msgpack/blob/master/spec.md>)
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyMemoryView, PySet,
@@ -41,6 +42,7 @@ pub(crate) const LENT_BYTES: u8 = 4;
 
 const TEXT_WITH_SURROGATES: i8 = 1;
 const DATETIME: i8 = 2;
+pub(crate) const ARRAY: i8 = 3;
 const BYTES: i8 = 4;
 /// Bytes amid data travel beside it from this length on.
 const LONG_BYTES: usize = 64 << 10;
@@ -151,6 +153,24 @@ impl<'py> Place<'py> {
     ) -> Option<Place<'py>> {
         let (block, offset) = lent?.find(source.py(), start, bytes)?;
         Some(Place { block, source: source.clone(), offset, bytes })
+    }
+
+    /// The place of an array that lies in one piece; `memory` is what its memory can be asked of.
+    fn of_array(
+        source: &Bound<'py, PyAny>,
+        memory: &Bound<'py, PyAny>,
+        bytes: usize,
+        lent: Option<&'py Lent>,
+    ) -> PyResult<Option<Place<'py>>> {
+        static ADDRESS: Named = Named::new("alongside._arrays", "address");
+        if memory.is_none() || !lent.is_some_and(Lent::has_any) {
+            return Ok(None);
+        }
+        let address = match Loan::in_one_piece(memory) {
+            Some(loan) => Some(loan.bytes().as_ptr().addr()),
+            None => ADDRESS.get(source.py())?.call1((memory,))?.extract()?,
+        };
+        Ok(address.and_then(|address| Place::of(source, address, bytes, lent)))
     }
 
     fn of_bytes(
@@ -424,6 +444,9 @@ fn put_rare<'py>(
     out: &mut Packed<'py>,
     depth: usize,
 ) -> Result<(), Misfit> {
+    if lends(data) && !is_byte_buffer(data) && put_plain_array(data, out)? {
+        return Ok(());
+    }
     if is_byte_buffer(data) {
         if let Some(loan) = Loan::of_bytes(data)? {
             return put_loan(data, loan, out);
@@ -456,26 +479,77 @@ fn put_rare<'py>(
     .into())
 }
 
+/// An array of numpy's that lies in one piece and whose data type is known already: nothing of Python's
+/// is asked. False if it is not one.
+fn put_plain_array<'py>(
+    data: &Bound<'py, PyAny>,
+    out: &mut Packed<'py>,
+) -> Result<bool, Misfit> {
+    static KINDS: Named = Named::new("alongside._arrays", "_kinds");
+    let py = data.py();
+    let kinds = KINDS.get(py)?;
+    let Ok(kinds) = kinds.cast_exact::<PyDict>() else { return Ok(false) };
+    // Without any, numpy may not even be loaded.
+    if kinds.is_empty() || !is_ndarray(data)? {
+        return Ok(false);
+    }
+    let Some(kind) = kinds.get_item(data.getattr(intern!(py, "dtype"))?)? else {
+        return Ok(false);
+    };
+    let (loan, order) = match Loan::in_order(data, true) {
+        Some(loan) => (loan, "C"),
+        None => match Loan::in_order(data, false) {
+            Some(loan) => (loan, "F"),
+            None => return Ok(false),
+        },
+    };
+    let bytes = loan.bytes().len();
+    let shape = loan.shape().to_vec();
+    let (lease, offset) = match Place::of_bytes(data, &loan, out.lent) {
+        Some(place) => {
+            let offset = place.offset;
+            (Some(out.place(place)), offset)
+        }
+        None => (None, out.copy(Copied::Loan(loan), bytes)),
+    };
+    let mut note = Packed { bytes: Vec::with_capacity(64), ..Packed::default() };
+    written(mp::write_array_len(&mut note.bytes, 5))?;
+    put_lease(lease, &mut note.bytes)?;
+    written(mp::write_uint(&mut note.bytes, offset as u64))?;
+    put(&kind, &mut note, NOTE_DEPTH)?;
+    written(mp::write_array_len(&mut note.bytes, shape.len() as u32))?;
+    for size in shape {
+        written(mp::write_uint(&mut note.bytes, size as u64))?;
+    }
+    written(mp::write_str(&mut note.bytes, order))?;
+    put_extension(ARRAY, &note.bytes, out)?;
+    Ok(true)
+}
+
+/// Whether it is an array of numpy's own class; asked only where numpy is loaded.
+fn is_ndarray(data: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static NDARRAY: Named = Named::new("numpy", "ndarray");
+    Ok(data.get_type().is(NDARRAY.get(data.py())?))
+}
+
 /// An array or a table: a note of where it lies, and what it is.
 fn put_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(), Misfit> {
     static DESCRIBE: Named = Named::new("alongside._arrays", "describe");
     let py = data.py();
-    let wants_address = out.lent.is_some_and(Lent::has_any);
-    let described = match DESCRIBE.get(py)?.call1((data, wants_address)) {
+    let described = match DESCRIBE.get(py)?.call1((data,)) {
         Err(error) if error.is_instance_of::<PyTypeError>(py) => {
             return Err(PyTypeError::new_err(format!("{PLACE} {}", error.value(py))).into());
         }
         described => described?,
     };
-    let (code, fill, bytes, facts, address): (
+    let (code, fill, bytes, facts, source): (
         i8,
         Bound<'py, PyAny>,
         usize,
         Bound<'py, PyTuple>,
-        Option<usize>,
+        Bound<'py, PyAny>,
     ) = described.extract()?;
-    let place = address.and_then(|address| Place::of(data, address, bytes, out.lent));
-    let (lease, offset) = match place {
+    let (lease, offset) = match Place::of_array(data, &source, bytes, out.lent)? {
         Some(place) => {
             let offset = place.offset;
             (Some(out.place(place)), offset)

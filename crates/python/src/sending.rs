@@ -122,8 +122,14 @@ impl Endpoint {
         }
         let mut blocks: Vec<_> = filled.iter().map(|block| block.get().core.clone()).collect();
         blocks.extend(copy);
-        let sent = self
-            .wait(py, NO_ROOM, |_| self.core.send_leased(is_hello, codec, body, &blocks, until));
+        // What can be sent at once is, without letting the interpreter go.
+        let at_once = self.core.send_leased(is_hello, codec, body, &blocks, Deadline::Now);
+        let sent = match at_once {
+            Err(Error::WouldBlock) if until != Deadline::Now => self.wait(py, NO_ROOM, |_| {
+                self.core.send_leased(is_hello, codec, body, &blocks, until)
+            }),
+            sent => sent.map_err(|error| self.failed_at(py, error, NO_ROOM)),
+        };
         for place in placed {
             match &sent {
                 Ok(()) => moved(place)?,
