@@ -64,6 +64,8 @@ def _write(folder, about, chosen, measured, reports):
     (folder / "results.md").write_text(report.page(about, chosen, reports))
     if "sizes" in measured and (curves := topics.sizes.curves(measured["sizes"])):
         plot.draw(curves, topics.sizes.is_view, about, folder)
+    if "lending" in measured and (curves := topics.lending.curves(measured["lending"])):
+        plot.draw_lending(curves, about, folder)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The plot of round trips by size, as SVG for the page and PNG for where SVG is not shown.
+"""The plots of round trips and of lent memory by size, as SVG for the page and PNG for elsewhere.
 
 Both axes are logarithmic: the contestants differ by factors, not by amounts. Each line is named at
 its end instead of in a box, alongside's is the only one in a colour that calls.
@@ -18,8 +18,7 @@ _TIME_TICKS = {1: "1 µs", 10: "10 µs", 100: "100 µs", 1e3: "1 ms", 1e4: "10 m
 _APART = 0.055  # of names, as a share of the height
 
 
-def draw(curves, is_view, machine, folder):
-    """Write `latency.svg` and `latency.png`."""
+def _pyplot():
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -27,6 +26,40 @@ def draw(curves, is_view, machine, folder):
     mpl.rcParams |= {"svg.hashsalt": "alongside", "svg.fonttype": "none", "font.size": 11}
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def _save(pyplot, figure, folder, name):
+    for kind in ("svg", "png"):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(folder / f"{name}.{kind}", dpi=160, metadata=metadata)
+    pyplot.close(figure)
+
+
+def draw_lending(curves, machine, folder):
+    """Write `lending.svg` and `lending.png`: time by size, which is to be a flat line."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    for name, points in curves.items():
+        _line(axes, name, points, lambda _name, _size: False)
+        size, time = points[-1]
+        axes.annotate(name, (size, time), xytext=(8, 0), textcoords="offset points", va="center")
+    axes.set(xscale="log", ylim=(0, max(5.5, *(t for c in curves.values() for _, t in c))))
+    ticks = {size: text for size, text in _SIZE_TICKS.items() if size >= 64 << 10}
+    ticks |= {1 << 30: "1 GiB", 64 << 10: "64 KiB"}
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Handing over memory that was filled in place", loc="left", pad=12)
+    axes.set_xlabel(f"size\n{machine['CPU']} · {machine['kernel']} · {machine['Python']}")
+    axes.set_ylabel("µs, median, two cores")
+    _save(pyplot, figure, folder, "lending")
+
+
+def draw(curves, is_view, machine, folder):
+    """Write `latency.svg` and `latency.png`."""
+    pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(9, 5.4), layout="constrained")
     for name, points in curves.items():
         _line(axes, name, points, is_view)
@@ -51,10 +84,7 @@ def draw(curves, is_view, machine, folder):
     )
     axes.set_xlabel(f"message size\n{machine['CPU']} · {machine['kernel']} · {machine['Python']}")
     axes.set_ylabel("median, two cores; less is better")
-    for kind in ("svg", "png"):
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(folder / f"latency.{kind}", dpi=160, metadata=metadata)
-    pyplot.close(figure)
+    _save(pyplot, figure, folder, "latency")
 
 
 def _line(axes, name, points, is_view):

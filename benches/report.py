@@ -67,6 +67,7 @@ def page(machine, settings, reports):
         "`benches/contestants/`. Raw numbers: `results.json`.",
         "\n".join(f"- {name}: {value}" for name, value in machine.items()),
         "![Round trip by message size](latency.svg)",
+        "![Handing lent memory over, by its size](lending.svg)",
     ]
     for topic, rows in reports:
         parts += [f"## {topic.TITLE}", topic.METHOD, _markdown(rows)]

@@ -4,9 +4,8 @@ bytes go as they are. Whether a side spins or sleeps is the library's decision i
 The variant with views receives by `receive_view`, the one with arrays sends numpy's.
 """
 
-import numpy as np
-
 import alongside
+import numpy as np
 
 from . import End, Server
 

@@ -1,8 +1,8 @@
-"""zenoh with its shared memory: a buffer of a provider for each message, peer to peer over loopback.
+"""zenoh with its shared memory: a buffer for each message, peer to peer over loopback.
 
 The payload is allocated and filled in shared memory and published. Its Python binding gives the
-subscriber no view of that: `to_bytes` copies, and there is nothing quicker. Delivery is set to block
-where queues are full, else messages would be lost.
+subscriber no view of that: `to_bytes` copies, and there is nothing quicker. Delivery is set to
+block where queues are full, else messages would be lost.
 """
 
 import socket

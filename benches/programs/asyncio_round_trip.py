@@ -1,8 +1,9 @@
 """Round trips between two asyncio loops; prints microseconds.
 
 Run as `python -I asyncio_round_trip.py WHO SECONDS CPU CPU`, WHO being alongside (`asend`,
-`areceive`) or eventfd: two eventfds, each watched with `add_reader`, whose callback reads it and lets a
-task go on by a future. That is the least by which one task can wake another in another process.
+`areceive`) or eventfd: two eventfds, each watched with `add_reader`, whose callback reads it and
+lets a task go on by a future. That is the least by which one task can wake another in another
+process.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """Hands memory over that was filled in place, of one size after the other; prints microseconds.
 
-Run as `python -I lending.py WHO CPU CPU COUNT SIZE...`, WHO being alongside or iceoryx2. The clock
-runs from before `send` until the receiver has looked at the first bytes, on the clock that all
-processes share; before each the sender lets the receiver settle in its wait. The filling itself is
-not timed, and the first bytes only are filled: what a message holds is no matter of handing it over.
+Run as `python -I lending.py WHO CPU CPU COUNT SIZE...`, WHO being alongside or iceoryx2. The
+clock runs from before `send` until the receiver has looked at the first bytes, on the clock that
+all processes share; before each the sender lets the receiver settle in its wait. The filling
+itself is not timed, and the first bytes only are filled: what a message holds is no matter of
+handing it over.
 """
 
 import json
@@ -111,7 +112,7 @@ def lend_iceoryx2(cpu, count, sizes):
             .backpressure_strategy(iox2.BackpressureStrategy.RetryUntilDelivered)
             .create()
         )
-        words = [str(cpu), str(count), str(size), name]
+        words = [str(cpu), str(count), name]
         command = [sys.executable, "-I", __file__, "receive-iceoryx2", *words]
         server = subprocess.Popen(command, stdout=subprocess.PIPE)
         server.stdout.readline()
@@ -126,7 +127,7 @@ def lend_iceoryx2(cpu, count, sizes):
     return found
 
 
-def receive_iceoryx2(cpu, count, sizes, name):
+def receive_iceoryx2(cpu, count, name):
     """Ask again and again, and note when each has come."""
     import ctypes
 
@@ -152,7 +153,7 @@ def main():
         cpu, count, *sizes = map(int, words)
         receive_alongside(cpu, count, sizes)
     elif part == "receive-iceoryx2":
-        receive_iceoryx2(int(words[0]), int(words[1]), [int(words[2])], words[3])
+        receive_iceoryx2(int(words[0]), int(words[1]), words[2])
     else:
         first, second, count, *sizes = map(int, words)
         _pin(first)

@@ -9,15 +9,19 @@ A topic is a module with
 """
 
 from . import (
+    arrays,
+    asyncio_tasks,
     busy_thread,
     death,
     idle,
     imports,
     large,
+    lending,
     one_way,
     round_trip,
     sizes,
     start,
+    views,
 )
 
 ALL = {
@@ -25,6 +29,10 @@ ALL = {
     "one-way": one_way,
     "sizes": sizes,
     "large": large,
+    "views": views,
+    "arrays": arrays,
+    "lending": lending,
+    "asyncio": asyncio_tasks,
     "busy-thread": busy_thread,
     "start": start,
     "import": imports,

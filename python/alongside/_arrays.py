@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     _Kind: TypeAlias = str | list[Any]
-    _Described: TypeAlias = tuple[
-        int, Callable[[Any, int], None], int, tuple[object, ...], object
-    ]
+    _Described: TypeAlias = tuple[int, Callable[[Any, int], None], int, tuple[object, ...], object]
 
 # So many data types are known by heart: to spell one takes numpy longer than to send it.
 _REMEMBERED = 1000

@@ -17,7 +17,7 @@ from .loops._base import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from ._hub import Watched
@@ -46,16 +46,21 @@ class Callbacks:
         self.close: Callable[[Any], object] | None = None
         self.error: Callable[[Any], object] | None = None
         self.watched: Watched | None = None
+        # Amid a turn; whatever is asked for meanwhile takes effect when it is over.
         self._is_busy = False
+        # The loop does not look at the session, so as not to be told again and again.
+        self._is_paused = False
+        # What a callback has returned that has yet to be awaited.
+        self._unfinished: Any = None
 
     # ---- watching ------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Have the loop watch for what there are callbacks for."""
-        wanted: str | None = "messages" if self.message else "end" if self.close else None
+        wanted = "messages" if self.message else "end" if self.close else None
         if wanted != (self.watched and self.watched.event):
             self.unwatch()
-        if wanted is None or self.watched is not None:
+        if wanted is None or self.watched is not None or self._is_busy:
             return
         try:
             self.watched = self.loop._watch(self, wanted)
@@ -65,7 +70,7 @@ class Callbacks:
             raise
 
     def unwatch(self) -> None:
-        watched, self.watched = self.watched, None
+        watched, self.watched, self._is_paused = self.watched, None, False
         if watched is not None:
             self.loop._unwatch(watched)
 
@@ -82,59 +87,122 @@ class Callbacks:
                 return False
             del _all[id(self.session)]
             self.unwatch()
-        self.session._set_callback(False)
+            self.session._set_callback(False)
         return True
+
+    def _pause(self) -> None:
+        watched = self.watched
+        if watched is not None and not self._is_paused:
+            self._is_paused = True
+            self.loop._hub.unwatch(watched)
 
     # ---- a turn --------------------------------------------------------------------------------
 
     def ready(self, budget: int) -> None:
         """Run callbacks, at most `budget`; asynchronous ones in a task of the loop."""
-        if not self.is_async():
-            self.turn(budget)
-        elif (watched := self.watched) is not None and not self._is_busy:
+        with _lock:
+            # Who has set the callback has let go by now, so what it watches stands here.
+            if self.watched is None:
+                return
+            if self._is_busy:
+                # A callback runs the loop itself, a dialog's perhaps. One at a time all the same.
+                self._pause()
+                return
             self._is_busy = True
-            self.loop._hub.unwatch(watched)
+            is_async = self.is_async()
+            if is_async:
+                self._pause()
+        if is_async:
             self.loop._spawn(self)
+            return
+        try:
+            self._turn(budget)
+        finally:
+            if self._unfinished is None:
+                self._end_turn()
+            else:
+                self._pause()
+                self.loop._spawn(self)
 
-    def turn(self, budget: int) -> None:
+    def _rounds(self, budget: int) -> Iterator[tuple[Callable[[Any], object], object]]:
+        """Give whom to call, and with what, until something was changed meanwhile."""
+        watched, loop, is_async = self.watched, self.loop, self.is_async()
         for _ in range(budget):
+            if self.watched is not watched or self.loop is not loop or self.is_async() != is_async:
+                return
             callback, found = self._next()
             if found is _NOTHING:
                 return
             if isinstance(found, _Ended):
                 if self.lay_down() and self.close is not None:
-                    self._call(self.close, found.reason)
+                    yield self.close, found.reason
                 return
             if callback is not None:
-                self._call(callback, found)
+                yield callback, found
+
+    def _turn(self, budget: int) -> None:
+        for callback, argument in self._rounds(budget):
+            self._call(callback, argument)
+            if self._unfinished is not None:
+                return
 
     async def aturn(self, budget: int) -> None:
-        """Do what `turn` does, and await what the callbacks give."""
+        """Do what a turn does, and await what the callbacks give."""
         try:
-            for _ in range(budget):
-                callback, found = self._next()
-                if found is _NOTHING:
-                    return
-                if isinstance(found, _Ended):
-                    if self.lay_down() and self.close is not None:
-                        await self._acall(self.close, found.reason)
-                    return
-                if callback is not None:
-                    await self._acall(callback, found)
+            if self._unfinished is not None:
+                unfinished, self._unfinished = self._unfinished, None
+                await self._finish(unfinished, self.message)
+            for callback, argument in self._rounds(budget):
+                try:
+                    result: Any = callback(argument)
+                except Exception as error:
+                    await self._areport(error, f"{_shown(callback)} raised")
+                else:
+                    await self._finish(result, callback)
+        except BaseException:
+            # The task is cancelled, the loop about to end: nothing more is taken.
+            give_up(self)
+            raise
         finally:
-            self._is_busy = False
-            self._watch_again()
+            self._end_turn()
 
-    def _watch_again(self) -> None:
+    async def _finish(self, result: Any, callback: object) -> None:
+        if not inspect.isawaitable(result):
+            return
+        try:
+            await result
+        except Exception as error:
+            await self._areport(error, f"{_shown(callback)} raised")
+        except BaseException as error:
+            if self.loop._is_cancelled():
+                raise
+            # The callback's own business: something that it had awaited was cancelled.
+            await self._areport(error, f"{_shown(callback)} raised")
+
+    def _end_turn(self) -> None:
         with _lock:
-            watched = self.watched
-            if watched is None or self._is_busy:
+            self._is_busy = False
+            if self.watched is not None and not self._is_paused:
                 return
-            try:
-                self.loop._hub.watch(watched)
-            except Exception as error:
+            if _all.get(id(self.session)) is not self:
+                return
+            if not self.is_any():
                 self.lay_down()
-                _log.error("callbacks end, in %r", self.session, exc_info=error)
+                return
+            watched = self.watched
+            try:
+                if watched is None:
+                    self.watch()
+                else:
+                    self._is_paused = False
+                    self.loop._hub.watch(watched)
+            except Exception as error:
+                if watched is not None and self.session._end_reason() is not None:
+                    # The end is told in a turn of its own.
+                    self.loop._hub.poke(watched)
+                else:
+                    self.lay_down()
+                    self.report(error, "callbacks end")
 
     def _next(self) -> tuple[Callable[[Any], object] | None, object]:
         """Give the next message and whom to call with it, or `_NOTHING`, or the end.
@@ -166,28 +234,30 @@ class Callbacks:
 
     def _call(self, callback: Callable[[Any], object], argument: object) -> None:
         try:
-            callback(argument)
-        except BaseException as error:
-            self.report(error, f"{callback!r} raised")
-
-    async def _acall(self, callback: Callable[[Any], Any], argument: object) -> None:
-        try:
-            result = callback(argument)
-            if inspect.isawaitable(result):
-                await result
-        except Exception as error:
-            await self._areport(error, f"{callback!r} raised")
+            result: Any = callback(argument)
+        except self.loop._survives as error:
+            self.report(error, f"{_shown(callback)} raised")
+            return
+        if not inspect.isawaitable(result):
+            return
+        if self.loop._takes_coroutines:
+            self._unfinished = result
+            return
+        if inspect.iscoroutine(result):
+            result.close()
+        msg = f"{_shown(callback)} returned something to await, which {self.loop!r} does not do"
+        self.report(TypeError(msg), "a callback is asynchronous")
 
     def report(self, error: BaseException, what: str) -> None:
         """Log what a callback raised, and tell the callback for that."""
-        _log.error("%s, in %r", what, self.session, exc_info=error)
+        _log.error("%s, in %s", what, _shown(self.session), exc_info=error)
         handler = self.error
         if handler is None or _is_async(handler):
             return
         try:
             handler(error)
-        except BaseException as second:
-            _log.error("%r raised, in %r", handler, self.session, exc_info=second)
+        except self.loop._survives as second:
+            _log.error("%s raised, in %s", _shown(handler), _shown(self.session), exc_info=second)
 
     async def _areport(self, error: BaseException, what: str) -> None:
         self.report(error, what)
@@ -198,7 +268,15 @@ class Callbacks:
             result: Awaitable[object] = handler(error)
             await result
         except Exception as second:
-            _log.error("%r raised, in %r", handler, self.session, exc_info=second)
+            _log.error("%s raised, in %s", _shown(handler), _shown(self.session), exc_info=second)
+
+
+def _shown(thing: object) -> str:
+    """Give something as people read it, also if it refuses."""
+    try:
+        return repr(thing)
+    except Exception:
+        return object.__repr__(thing)
 
 
 # ---- what sessions ask for -----------------------------------------------------------------------
@@ -217,23 +295,27 @@ def set_callback(
     _check(callback, on)
     with _lock:
         served = _all.get(id(session))
+        if served is not None and on is not None and served.loop._is_closed():
+            give_up(served)
+            served = None
         if served is None:
             if callback is None:
                 return
             served = Callbacks(session, on or _default())
-        elif on is not None and on != served.loop:
-            _move(served, which, on)
+        loop = on or served.loop
         if callback is not None:
-            served.loop._check()
-            if _is_async(callback) and not served.loop._takes_coroutines:
-                msg = f"{callback!r} is an async function, which {served.loop!r} does not await"
+            loop._check()
+            if _is_async(callback) and not loop._takes_coroutines:
+                msg = f"{_shown(callback)} is an async function, which {loop!r} does not await"
                 raise TypeError(msg)
+        if loop != served.loop:
+            _move(served, which, loop)
         _all[id(session)] = served
         setattr(served, which, callback)
         if which == "message":
             session._set_callback(callback is not None)
         served.watch()
-        if not served.is_any():
+        if not served.is_any() and not served._is_busy:
             served.lay_down()
 
 
@@ -279,9 +361,9 @@ def give_up(served: Callbacks) -> None:
     """End the callbacks of a session whose loop is closed."""
     if served.lay_down():
         _log.error(
-            "%r is closed; callbacks end, and messages can be received, in %r",
+            "%r is closed; callbacks end, and messages can be received, in %s",
             served.loop,
-            served.session,
+            _shown(served.session),
         )
 
 
@@ -296,7 +378,7 @@ def _is_async(callback: object) -> bool:
 def _check(callback: Any, on: object) -> None:
     """Refuse at once what could only fail at each message."""
     if callback is not None and not callable(callback):
-        msg = f"{callback!r} cannot be called; a callback is a function, or None to take it away"
+        msg = f"{_shown(callback)} cannot be called\na callback is a function, or None"
         raise TypeError(msg)
     if on is not None and not isinstance(on, Loop):
         msg = f"on={on!r} is no loop\nfrom alongside import loops; on=loops.Asyncio(), for example"

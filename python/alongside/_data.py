@@ -50,7 +50,7 @@ def decode(body: bytes) -> object:
 
 
 class _Leased:
-    """A decoder for messages beside which memory is lent; making one takes a while, so it is kept."""
+    """A decoder for messages beside which memory is lent; making one takes long, so it is kept."""
 
     def __init__(self) -> None:
         self._leases: list[Any] = []
@@ -91,7 +91,7 @@ def _arrays() -> Any:
 
 _arrays_module: Any = None
 _decode_note = msgspec.msgpack.Decoder().decode
-# Those that nobody uses at the moment: a finalizer, or a signal's handler, may decode amid a decoding.
+# Those that nobody uses at the moment: a finalizer, or a signal's handler, may decode amid another.
 _idle: list[_Leased] = []
 
 
@@ -116,11 +116,10 @@ def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
     data: bytes | memoryview = body
     try:
         if is_beside:
-            data = _part(leases[-1], *struct.unpack("<QQ", body))
+            # A copy: what is decoded must not change under the decoder's hands.
+            data = bytes(_part(leases[-1], *struct.unpack("<QQ", body)))
         decoder = _idle.pop() if _idle else _Leased()
         found = decoder.decode(data, leases)
-        _idle.append(decoder)
-        return found
     except (Corrupt, Invalid):
         raise
     except (
@@ -133,6 +132,8 @@ def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
     ) as error:
         msg = f"the other program sent a message that means nothing: {error}"
         raise Corrupt(msg) from error
+    _idle.append(decoder)
+    return found
 
 
 _checked: dict[object, object] = {}

@@ -6,7 +6,7 @@ calls `dispatch`, which gives each session that has something its turn.
 
 from __future__ import annotations
 
-import threading
+import itertools
 import weakref
 
 from . import _core
@@ -35,6 +35,7 @@ class Watched:
         self._session = weakref.ref(session, lambda _: among.pop(number, None))
         self.event: str = event
         self.ready = ready
+        self.aside = _core.Aside(session) if event == "aside" else None
 
     @property
     def session(self) -> _core.Session | None:
@@ -47,10 +48,9 @@ class Hub:
 
     def __init__(self) -> None:
         self._poller = _core.Poller()
-        self._lock = threading.Lock()
         self._watched: dict[int, Watched] = {}
         self._poked: list[Watched] = []
-        self._next = 1
+        self._numbers = itertools.count(1)
 
     def fileno(self) -> int:
         """Give the descriptor that is readable while `dispatch` has something to do."""
@@ -69,10 +69,9 @@ class Hub:
         Raises:
             Closed: the session is closed. OSError: there are no descriptors left.
         """
-        with self._lock:
-            watched = Watched(self._next, session, event, ready, self._watched)
-            self._next += 1
-            self._watched[watched.number] = watched
+        # No lock: each of these is one step of the interpreter, and a signal's handler may come in.
+        watched = Watched(next(self._numbers), session, event, ready, self._watched)
+        self._watched[watched.number] = watched
         try:
             self.watch(watched)
         except BaseException:
@@ -82,17 +81,17 @@ class Hub:
 
     def watch(self, watched: Watched) -> None:
         """Begin to watch, or go on after `unwatch`."""
-        poller = self._poller
-        add = {
-            "messages": poller.add,
-            "once": poller.add_once,
-            "end": poller.add_end,
-            "aside": poller.add_aside,
-            "exit": poller.add_exit,
-        }[watched.event]
-        session = watched.session
-        if session is not None:
-            add(session, watched.number)
+        session, poller, number = watched.session, self._poller, watched.number
+        if watched.aside is not None:
+            poller.add_aside(watched.aside, number)
+        elif session is not None:
+            add = {
+                "messages": poller.add,
+                "once": poller.add_once,
+                "end": poller.add_end,
+                "exit": poller.add_exit,
+            }[watched.event]
+            add(session, number)
 
     def unwatch(self, watched: Watched) -> None:
         """Call it no more until `watch`."""
@@ -102,8 +101,7 @@ class Hub:
 
     def forget(self, watched: Watched) -> None:
         """Call it no more, and keep nothing of it."""
-        with self._lock:
-            self._watched.pop(watched.number, None)
+        self._watched.pop(watched.number, None)
 
     def remove(self, watched: Watched) -> None:
         """Watch a session no longer."""
@@ -119,11 +117,15 @@ class Hub:
         self._poked.append(watched)
         self._poller.wake()
 
-    def dispatch(self, timeout: float | None = 0) -> None:
+    def dispatch(self, timeout: float | None = 0) -> bool:
         """Give each session that has something its turn.
 
         Args:
-            timeout: seconds to wait until one has; None for ever.
+            timeout: seconds to wait until one has; None for ever. 0 does not let go of the
+                interpreter.
+
+        Returns:
+            Whether there was any.
         """
         numbers = self._poller.wait(timeout)
         while self._poked:
@@ -132,3 +134,4 @@ class Hub:
             watched = self._watched.get(number)
             if watched is not None:
                 watched.ready(max(1, _PER_TURN // len(numbers)))
+        return bool(numbers)

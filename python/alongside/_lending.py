@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import struct
 import sys
 from typing import Generic, TypeVar
@@ -58,7 +59,12 @@ Lent.__module__ = "alongside"
 
 def lend(session: _core.Session, shape: int | Sequence[int], dtype: Any, timeout: Any) -> Lent[Any]:
     """Do what `Session.lend` says."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        given: Any = shape
+        sizes = tuple(map(operator.index, given if hasattr(given, "__len__") else (given,)))
+    except TypeError:
+        msg = f"shape {shape!r}, expected a size or a tuple of sizes, in items"
+        raise TypeError(msg) from None
     if any(size < 0 for size in sizes):
         msg = f"shape {sizes}, expected sizes of at least 0"
         raise ValueError(msg)
@@ -67,15 +73,20 @@ def lend(session: _core.Session, shape: int | Sequence[int], dtype: Any, timeout
     except ImportError:
         code = _format(dtype)
         size = math.prod(sizes) * struct.calcsize(code)
-        block = session._lend(size, timeout)
+        block = _block(session, size, timeout)
         flat: Any = memoryview(block)  # type: ignore[arg-type]
         return Lent(block, flat.cast(code, sizes))
     kind = numpy.dtype(dtype)
     if kind.hasobject:
         msg = f"dtype {kind} has Python objects in it, which cannot be sent\nlend numbers"
         raise TypeError(msg)
-    block = session._lend(math.prod(sizes) * kind.itemsize, timeout)
+    block = _block(session, math.prod(sizes) * kind.itemsize, timeout)
     return Lent(block, numpy.ndarray(sizes, kind, block))  # type: ignore[arg-type]
+
+
+def _block(session: _core.Session, size: int, timeout: Any) -> _core.Block:
+    # What no number of 64 bits holds is as much too large as the largest of them.
+    return session._lend(min(size, (1 << 64) - 1), timeout)
 
 
 def _format(dtype: Any) -> str:
@@ -91,10 +102,11 @@ def _format(dtype: Any) -> str:
 
 def lend_bytes(session: _core.Session, size: int, timeout: Any) -> Lent[memoryview]:
     """Do what `Session.lend_bytes` says."""
+    size = operator.index(size)
     if size < 0:
         msg = f"size {size}, expected at least 0"
         raise ValueError(msg)
-    block = session._lend(size, timeout)
+    block = _block(session, size, timeout)
     return Lent(block, memoryview(block))  # type: ignore[arg-type]
 
 

@@ -403,6 +403,8 @@ def remember(session: "Session") -> None:
 def _forget(session: "Session") -> None:
     with _lock:
         _open.pop(id(session), None)
+    if not session._is_ours:
+        return
     # Callbacks are not told of a close from here; tasks that wait are, once it is one.
     _have_left("alongside._callbacks", session)
     session._begin_close()

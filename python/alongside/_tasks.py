@@ -30,8 +30,11 @@ _T = TypeVar("_T")
 
 # So many messages that are there already are taken before other tasks get their turn.
 _BREATH = 64
-# How soon to look again where another thread is amid a send on the same session.
-_CONTENDED_S = 0.02
+# How soon to look again where something may happen that nobody tells.
+_LOOK_AGAIN_S = 0.25
+
+
+_all_tasks: weakref.WeakSet[_Tasks] = weakref.WeakSet()
 
 
 class _Tasks:
@@ -39,15 +42,19 @@ class _Tasks:
 
     def __init__(self) -> None:
         self.hub = Hub()
+        self.queues: weakref.WeakKeyDictionary[Session, dict[str, _Queue]]
+        self.queues = weakref.WeakKeyDictionary()
         self._taken = 0
+        _all_tasks.add(self)
 
     def queue(self, session: Session, event: str) -> _Queue:
         """Give the queue of those who wait here for something of a session."""
-        queues: dict[tuple[int, str], _Queue] = session.__dict__.setdefault("_queues", {})
-        key = (id(self), event)
-        found = queues.get(key)
+        queues = self.queues.get(session)
+        if queues is None:
+            queues = self.queues[session] = {}
+        found = queues.get(event)
         if found is None:
-            found = queues[key] = _Queue(self, session, event)
+            found = queues[event] = _Queue(self, session, event)
         return found
 
     def is_breath_due(self) -> bool:
@@ -90,6 +97,11 @@ class _Queue:
     def wake_all(self, _budget: int = 0) -> None:
         while self.waiters:
             self._wake(self.waiters.popleft())
+
+    def arm(self, session: Session) -> float | None:
+        """Have everybody be woken at the next change; give how soon to look again anyway."""
+        aside = self._watched.aside
+        return None if aside is None else aside.arm(session)
 
     def leave(self) -> None:
         """Wake everybody, from whatever thread: the session is closed here."""
@@ -246,8 +258,9 @@ def _tasks_of_trio(trio: Any) -> _Tasks:
 
 def leave(session: Session) -> None:
     """Wake whoever waits for a session that is closed from here."""
-    for queue in list(session.__dict__.get("_queues", {}).values()):
-        queue.leave()
+    for tasks in list(_all_tasks):
+        for queue in list(tasks.queues.get(session, {}).values()):
+            queue.leave()
 
 
 def _deadline(tasks: _Tasks, timeout: float | None) -> float | None:
@@ -295,24 +308,27 @@ async def asend(session: Session, data: object, timeout: float | None) -> None:
     except (WouldBlock, Busy):
         queue = tasks.queue(session, "aside")
     while True:
-        is_armed = session._arm_aside()
+        soon = queue.arm(session)
         try:
             return session.send_nowait(data)
-        except (WouldBlock, Busy):
+        except WouldBlock:
             pass
-        if not await _wait_aside(tasks, [queue], deadline, is_armed):
+        except Busy:
+            # For memory, which this program itself may let go of, too, and that rings no bell.
+            soon = soon or _LOOK_AGAIN_S
+        if not await _wait_aside(tasks, [queue], deadline, soon):
             msg = f"the other program has made no room before the deadline (pid {session.peer.pid})"
             raise TimedOut(msg)
 
 
 async def _wait_aside(
-    tasks: _Tasks, queues: Sequence[_Queue], deadline: float | None, is_armed: bool
+    tasks: _Tasks, queues: Sequence[_Queue], deadline: float | None, soon: float | None
 ) -> bool:
     """Wait for something other than a message; False if the deadline comes first."""
     limit = deadline
-    if not is_armed:
-        soon = tasks.now() + _CONTENDED_S
-        limit = soon if deadline is None else min(soon, deadline)
+    if soon is not None:
+        at = tasks.now() + soon
+        limit = at if deadline is None else min(at, deadline)
     return await tasks.wait(queues, limit) or limit is not deadline
 
 
@@ -323,12 +339,12 @@ async def aclose(session: Session, timeout: float | None) -> int:
     try:
         while not session._is_delivered():
             queue = tasks.queue(session, "aside")
-            is_armed = session._arm_aside()
+            soon = queue.arm(session)
             if session._is_delivered():
                 break
-            if not await _wait_aside(tasks, [queue], deadline, is_armed):
+            if not await _wait_aside(tasks, [queue], deadline, soon):
                 break
-    except SessionEnded:
+    except (SessionEnded, Busy):
         pass
     finally:
         delivered = session.close(timeout=0)
@@ -345,10 +361,11 @@ async def await_exit(session: Session, timeout: float | None) -> int | None:
         except TimedOut:
             pass
         queues = [tasks.queue(session, "exit")]
-        is_armed = True
+        soon = None
         try:
-            queues.append(tasks.queue(session, "aside"))
-            is_armed = session._arm_aside()
+            aside = tasks.queue(session, "aside")
+            queues.append(aside)
+            soon = aside.arm(session)
         except SessionEnded:
             # Only the program's own end is left to wait for.
             pass
@@ -356,7 +373,7 @@ async def await_exit(session: Session, timeout: float | None) -> int | None:
             return session._wait(0.0)
         except TimedOut:
             pass
-        if not await _wait_aside(tasks, queues, deadline, is_armed):
+        if not await _wait_aside(tasks, queues, deadline, soon):
             msg = f"the other program has not ended before the deadline (pid {session.peer.pid})"
             raise TimedOut(msg)
 

@@ -11,7 +11,7 @@ import alongside
 import numpy as np
 import pytest
 import uvloop
-from alongside import loops
+from alongside import _tasks, loops
 
 from tests.conftest import HEAD, is_asleep, left_behind, wait_until
 
@@ -243,7 +243,7 @@ def test_a_cancelled_send_has_sent_nothing(run, program):
                 while True:
                     session.send_nowait(b"x" * size)
         task = asyncio.create_task(session.asend("late"))
-        while not session.__dict__.get("_queues"):
+        while not any(session in tasks.queues for tasks in list(_tasks._all_tasks)):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -652,3 +652,260 @@ def test_a_session_that_was_awaited_can_be_dropped(echo):
 
     asyncio.run(main())
     assert left_behind()
+
+
+# ---- changes amid callbacks ----------------------------------------------------------------------
+
+
+def test_a_callback_may_hand_over_to_an_async_one(run, echo):
+    async def main():
+        log = []
+
+        async def later(message):
+            await asyncio.sleep(0)
+            log.append(("later", message))
+
+        def first(message):
+            log.append(("first", message))
+            echo.on_message(later)
+
+        for i in range(6):
+            echo.send(i)
+        echo.on_message(first, on=loops.Asyncio())
+        while len(log) < 6:
+            await asyncio.sleep(0)
+        assert log == [("first", 0), *(("later", i) for i in range(1, 6))]
+
+    run(main())
+
+
+def test_what_a_plain_callback_returns_is_awaited_in_order(run, echo):
+    async def main():
+        log = []
+
+        async def handle(message):
+            await asyncio.sleep(0)
+            log.append(message)
+
+        echo.on_message(lambda message: handle(message), on=loops.Asyncio())
+        for i in range(10):
+            await echo.asend(i)
+        while len(log) < 10:
+            await asyncio.sleep(0)
+        assert log == list(range(10))
+
+    run(main())
+
+
+def test_a_busy_async_callback_may_be_replaced_and_the_end_still_comes(run, program):
+    session = program("for i in range(3): s.send(i)\ns.receive()\nos.kill(os.getpid(), 9)")
+
+    async def main():
+        log, at_once, most = [], 0, 0
+
+        async def other(message):
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0)
+            log.append(message)
+            at_once -= 1
+
+        async def first(message):
+            nonlocal at_once, most
+            at_once += 1
+            session.on_message(None)
+            session.on_message(other)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            most = max(most, at_once)
+            log.append(message)
+            at_once -= 1
+
+        session.on_close(log.append, on=loops.Asyncio())
+        session.on_message(first)
+        while len(log) < 3:
+            await asyncio.sleep(0)
+        session.send("end")
+        while len(log) < 4:
+            await asyncio.sleep(0)
+        assert log[:3] == [0, 1, 2]
+        assert isinstance(log[3], alongside.PeerGone)
+        assert most == 1
+
+    run(main())
+
+
+def test_what_is_cancelled_in_a_callback_ends_no_callbacks(run, echo):
+    async def main():
+        got = []
+
+        async def arrived(message):
+            got.append(message)
+            if message == 0:
+                raise asyncio.CancelledError
+
+        echo.on_message(arrived, on=loops.Asyncio())
+        for i in range(3):
+            await echo.asend(i)
+        while len(got) < 3:
+            await asyncio.sleep(0)
+        assert got == [0, 1, 2]
+
+    run(main())
+
+
+def test_a_loop_that_ends_takes_no_more_messages(run, echo):
+    begun, ended = [], []
+
+    async def arrived(message):
+        begun.append(message)
+        await asyncio.sleep(0)
+        if message == 2:
+            await asyncio.get_running_loop().create_future()
+        ended.append(message)
+
+    async def main():
+        for i in range(6):
+            echo.send(i)
+        echo.on_message(arrived, on=loops.Asyncio())
+        while len(begun) < 3:
+            await asyncio.sleep(0)
+
+    run(main())
+    assert (begun, ended) == ([0, 1, 2], [0, 1])
+    assert [echo.receive() for _ in range(3)] == [3, 4, 5]
+
+
+def test_a_second_loop_may_follow_a_closed_one(run, echo):
+    async def main():
+        got = []
+        echo.on_close(print, on=loops.Asyncio())
+        echo.on_message(got.append, on=loops.Asyncio())
+        await echo.asend(1)
+        while not got:
+            await asyncio.sleep(0)
+
+    run(main())
+    run(main())
+
+
+def test_loops_that_come_and_go_leave_no_descriptors(run, echo):
+    async def main():
+        await echo.asend(1)
+        task = asyncio.create_task(echo.areceive())
+        await task
+
+    run(main())
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run(main())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# ---- several who wait ----------------------------------------------------------------------------
+
+
+def test_a_thread_and_a_task_share_large_and_small_messages(program):
+    """The task is turned away while a large message grows in the thread's buffer."""
+    session = program(
+        """
+        for i in range(300):
+            s.send(bytes(600_000))
+            s.send(b"small")
+            s.receive()
+        """
+    )
+    got = []
+
+    def thread():
+        space = bytearray(600_000)
+        while len(got) < 300:
+            try:
+                session.receive_into(space, timeout=0.01)
+            except (alongside.TimedOut, alongside.SessionEnded):
+                continue
+            got.append(1)
+            session.send(b"next") if len(got) % 2 == 0 else None
+
+    async def main():
+        while True:
+            try:
+                await session.areceive()
+            except alongside.SessionEnded:
+                return
+            got.append(1)
+            if len(got) % 2 == 0:
+                await session.asend(b"next")
+
+    worker = threading.Thread(target=thread)
+    worker.start()
+    asyncio.run(main())
+    worker.join()
+
+
+def test_those_who_wait_in_several_loops_are_all_woken(program):
+    session = program("os.read(0, 1)\nfor m in s: pass", stdin=alongside.PIPE)
+    with pytest.raises(alongside.WouldBlock):
+        while True:
+            session.send_nowait(b"x" * 30_000)
+
+    async def watch():
+        await session.await_exit()
+
+    async def send():
+        await session.asend(b"x" * 30_000)
+
+    watchers = [threading.Thread(target=lambda: asyncio.run(watch())) for _ in range(3)]
+    senders = [threading.Thread(target=lambda: asyncio.run(send())) for _ in range(2)]
+    for thread in (*watchers, *senders):
+        thread.start()
+    wait_until(lambda: sum(session in tasks.queues for tasks in list(_tasks._all_tasks)) == 5)
+    session.stdin.close()
+    for thread in senders:
+        thread.join()
+    session.close()
+    for thread in watchers:
+        thread.join()
+
+
+def test_a_sender_is_woken_by_memory_that_is_let_go_here(run, program):
+    session = program("kept = list(s)")
+    session.lend_limit = 1 << 20
+
+    async def main():
+        held = session.lend(1 << 20)
+        task = asyncio.create_task(session.asend(np.zeros(1 << 20, "u1")))
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        del held
+        await task
+
+    run(main())
+
+
+def test_two_sides_of_which_neither_receives_are_told_that_they_are_busy(program):
+    source = """
+import asyncio
+async def main():
+    try:
+        while True:
+            await s.asend(bytes(60_000))
+    except alongside.Busy:
+        print("busy", flush=True)
+        os.read(0, 1)
+asyncio.run(main())
+"""
+    session = program(source, stdout=alongside.PIPE, stdin=alongside.PIPE)
+
+    async def main():
+        with pytest.raises(alongside.Busy, match="wait for the other to receive"):
+            while True:
+                await session.asend(bytes(60_000))
+
+    asyncio.run(main())
+    assert session.stdout.readline() == b"busy\n"
+    session.stdin.close()
+    session.stdout.close()

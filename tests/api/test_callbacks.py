@@ -281,3 +281,20 @@ def test_closing_while_another_thread_sets_the_first_callback(program):
         with pytest.raises(alongside.Closed):
             session.receive()
         assert session.wait() == 0
+
+
+def test_a_callback_that_cannot_even_be_shown_ends_nobody_elses(program, inbox):
+    class Broken:
+        def __repr__(self):
+            raise ValueError
+
+        def __call__(self, message):
+            raise KeyError(message)
+
+    first, second = (program("for m in s: s.send(m)") for _ in range(2))
+    first.on_message(Broken())
+    second.on_message(inbox.put)
+    first.send(1)
+    first.send(2)
+    second.send("hi")
+    assert inbox.get() == "hi"

@@ -9,7 +9,7 @@ import alongside
 import numpy as np
 import pytest
 
-from tests.conftest import HEAD, wait_until
+from tests.conftest import HEAD, is_asleep, wait_until
 
 KEEPER = """
     kept = []
@@ -346,3 +346,72 @@ def test_two_threads_may_lend_and_send_at_once(echo):
         thread.join()
     assert sorted(got[0] for got in seen) == [1] * 100 + [2] * 100
     assert all((got == got[0]).all() for got in seen)
+
+
+def test_who_waits_for_memory_does_not_keep_others_from_sending(program):
+    """What another thread has yet to send may be what comes back."""
+    import threading
+
+    session = program("for m in s: del m")
+    session.lend_limit = 1 << 20
+    lent = session.lend(1 << 20)
+    waiter = threading.Thread(target=lambda: session.lend(1 << 20))
+    waiter.start()
+    wait_until(lambda: is_asleep("self", waiter.native_id))
+    session.send("small")
+    session.send(lent.memory)
+    del lent
+    waiter.join()
+
+
+def test_any_number_of_lent_arrays_goes_with_one_message(echo):
+    lent = [echo.lend(8, "u1").memory for _ in range(1500)]
+    for number, array in enumerate(lent):
+        array[:] = number % 251
+    echo.send(lent)
+    got = echo.receive()
+    assert [array[0] for array in got] == [number % 251 for number in range(1500)]
+
+
+def test_two_views_of_one_block_are_both_read_only_after_sending(echo):
+    with echo.lend(100) as lent:
+        first, second = lent[:10], lent[10:20]
+        echo.send([first, second])
+        assert not first.flags.writeable
+        assert not second.flags.writeable
+        assert not lent.flags.writeable
+
+
+def test_closing_without_waiting_while_another_thread_waits_for_memory(program):
+    import threading
+
+    session = program("kept = [s.receive()]\ns.send('have it')\nkept.append(s.receive())")
+    session.lend_limit = 1 << 20
+    session.send(np.zeros(1 << 20, "u1"))
+    assert session.receive() == "have it"
+    ended = []
+
+    def wait():
+        try:
+            session.lend(10)
+        except alongside.Closed as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    wait_until(lambda: is_asleep("self", waiter.native_id))
+    session.close(timeout=0)
+    waiter.join()
+    assert ended
+    # The other side hears of it without a second close.
+    session.wait()
+
+
+def test_shapes_may_be_of_numpys_numbers(echo):
+    assert echo.lend(np.int64(5)).memory.shape == (5,)
+    assert echo.lend((np.uint8(2), 3)).memory.shape == (2, 3)
+    for wrong in ("5", 2.5, (2.5,), None):
+        with pytest.raises(TypeError, match="expected a size"):
+            echo.lend(wrong)
+    with pytest.raises(alongside.TooLarge):
+        echo.lend((1 << 40, 1 << 40))

@@ -128,3 +128,109 @@ def test_a_name_that_is_no_loop_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Gtk"):
         loops.Gtk  # noqa: B018
     assert {"Asyncio", "Trio", "Tk", "Qt", "Manual", "Thread"} <= {*dir(loops)}
+
+
+def test_callbacks_may_move_to_another_place_from_within(echo):
+    import queue
+
+    loop, got = loops.Manual(), queue.SimpleQueue()
+
+    def second(message):
+        got.put((message, threading.current_thread().name))
+
+    def first(message):
+        got.put((message, "here"))
+        echo.on_message(second, on=loops.Thread())
+
+    for i in range(10):
+        echo.send(i)
+    echo.on_message(first, on=loop)
+    loop.dispatch(timeout=None)
+    found = [got.get() for _ in range(10)]
+    assert found == [(0, "here"), *((i, "alongside") for i in range(1, 10))]
+    loop.dispatch()
+
+
+def test_a_callback_that_cannot_move_stays(echo):
+    async def later(_message):
+        pass
+
+    loop, got = loops.Manual(), []
+    echo.on_message(got.append, on=loop)
+    with pytest.raises(TypeError, match="async"):
+        echo.on_message(later, on=loops.Manual())
+    echo.send(1)
+    while not got:
+        loop.dispatch(timeout=None)
+    assert got == [1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_is_to_end_the_program_reaches_it(echo, error):
+    def arrived(message):
+        if message == 0:
+            raise error
+        got.append(message)
+
+    loop, got = loops.Manual(), []
+    echo.on_message(arrived, on=loop)
+    echo.send(0)
+    echo.send(1)
+    with pytest.raises(error):
+        while True:
+            loop.dispatch(timeout=None)
+    while not got:
+        loop.dispatch(timeout=None)
+    assert got == [1]
+
+
+def test_a_callback_that_dispatches_itself_is_not_run_twice_at_once(echo):
+    loop, log = loops.Manual(), []
+
+    def arrived(message):
+        log.append(("begin", message))
+        loop.dispatch(timeout=0)
+        log.append(("end", message))
+
+    echo.on_message(arrived, on=loop)
+    for i in range(5):
+        echo.send(i)
+    while len(log) < 10:
+        loop.dispatch(timeout=None)
+    assert log == [(what, i) for i in range(5) for what in ("begin", "end")]
+
+
+def test_what_a_callback_returns_to_await_is_an_error_where_nobody_does(echo, caplog):
+    async def handle(_message):
+        pass
+
+    loop, failed = loops.Manual(), []
+    echo.on_error(failed.append, on=loop)
+    echo.on_message(lambda message: handle(message))
+    echo.send(1)
+    while not failed:
+        loop.dispatch(timeout=None)
+    assert "returned something to await" in str(failed[0])
+
+
+def test_a_forked_child_cannot_use_its_parents_loop(echo):
+    import os
+
+    loop = loops.Manual()
+    echo.on_message(print, on=loop)
+    if (pid := os.fork()) == 0:
+        code = 0
+        for call in (loop.fileno, loop.dispatch, echo.close):
+            try:
+                call()
+                code = 1
+            except alongside.HandleLost:
+                pass
+        # A file that has got the number of something that was closed is left alone.
+        with open("/dev/shm/alongside-test", "w+b") as file:
+            loop._hub.wake()
+            code += file.seek(0, 2)
+        os.unlink("/dev/shm/alongside-test")
+        os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    echo.on_message(None)

@@ -1,79 +1,124 @@
-//! Waiting for everything but messages from outside, by an event loop that watches a descriptor.
+//! Waiting for everything but messages, without the writing side in hand: by an event loop that watches a
+//! descriptor, and by whoever waits for memory.
 //!
-//! A loop's task that wants to send, and finds no space, may not sleep. It says that it waits (`arm_aside`),
-//! tries once more, and then watches the *aside set*: readable after space was made, memory came back, an
-//! arrival had to be taken in, or the other side or the started program ended. It is the attender's part
-//! (`attend.rs`) without the sleep.
+//! Who wants to send, and finds no space, may not always sleep with the writing side locked: a loop's
+//! task may not sleep at all, and who waits for memory would lock out the very message whose departure
+//! gives it back. They have an [`Aside`] each: a set that is readable after space was made, memory came
+//! back, an arrival had to be taken in, or the other side ended.
 //!
-//! A thread that sends with waiting drains the same bell. It lights the set's beacon when it is done, so
-//! that what it took from the loop's task comes back to it.
+//! The space bell has one flag and one pipe for all who wait. Whoever drains the pipe lights the beacons of
+//! the others, which look again; so does a thread that has waited with the writing side in hand, for it
+//! disarms the flag. Each arms it again whenever it looks.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use alongside_sys::Errno;
 use alongside_sys::poll::{Beacon, PollSet, Watch};
+use alongside_sys::{Errno, WaitEnd};
 
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::Outgoing;
 use crate::session::Session;
 
-/// What a loop watches that waits for something other than a message.
+/// The beacons of those who wait aside.
+pub(crate) type Beacons = Arc<Mutex<Vec<Arc<Beacon>>>>;
+
+/// What somebody watches that waits for something other than a message.
 #[derive(Debug)]
-pub(crate) struct Aside {
+pub struct Aside {
     set: PollSet,
-    beacon: Beacon,
+    beacon: Arc<Beacon>,
+    among: Beacons,
+    /// Since when nothing has moved, and how much had been received then.
+    since: Mutex<Option<(Instant, u64)>>,
+}
+
+/// What is to be done before waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Armed {
+    /// Look for what is waited for once more, then wait for the set.
+    Wait,
+    /// The same, but look again soon whatever the set says: another thread is sending at the moment, or
+    /// arrivals find no room here.
+    LookAgain,
 }
 
 const ANY: u64 = 1;
 
 impl Aside {
-    fn new(link: &Link) -> Result<Aside, Errno> {
-        let (set, beacon) = (PollSet::new()?, Beacon::new()?);
-        set.add(&beacon, ANY, Watch::Level)?;
+    fn new(link: &Link, among: &Beacons) -> Result<Aside, Errno> {
+        let (set, beacon) = (PollSet::new()?, Arc::new(Beacon::new()?));
+        set.add(&*beacon, ANY, Watch::Level)?;
         set.add(&link.space_ear, ANY, Watch::Edge)?;
         set.add(&link.data_ear, ANY, Watch::Edge)?;
         set.add(&link.control, ANY, Watch::HangUp)?;
         set.add(&*link.peer, ANY, Watch::Level)?;
-        Ok(Aside { set, beacon })
+        among.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&beacon));
+        let (among, since) = (Arc::clone(among), Mutex::new(None));
+        Ok(Aside { set, beacon, among, since })
+    }
+}
+
+impl AsFd for Aside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let mut all = self.among.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|beacon| !Arc::ptr_eq(beacon, &self.beacon));
     }
 }
 
 impl<B: Buffer> Session<B> {
-    /// Calls `with` the aside set.
-    pub fn with_aside<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Error> {
+    /// A place to wait at.
+    pub fn aside(&self) -> Result<Aside, Error> {
         self.check_open()?;
         let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
-        Ok(with(self.aside(&link)?.set.as_fd()))
+        Aside::new(&link, &self.asides).map_err(Error::os("making a descriptor to watch"))
     }
 
-    fn aside<'l>(&self, link: &'l Link) -> Result<&'l Aside, Error> {
-        if link.aside.get().is_none() {
-            let aside = Aside::new(link).map_err(Error::os("making a descriptor to watch"))?;
-            // Another thread may have been quicker; one is kept.
-            let _ = link.aside.set(aside);
-        }
-        link.aside.get().ok_or(Error::HandleLost(Errno::BADF))
-    }
-
-    /// Takes arrivals in, and has the aside set become readable at the next change. What is waited for
-    /// has to be looked for once more after this. False if another thread is sending at the moment:
-    /// then look again soon, whatever the set says.
-    pub fn arm_aside(&self) -> Result<bool, Error> {
+    /// Takes arrivals in, and has the set become readable at the next change. An error if both sides
+    /// have waited for the other to receive for long.
+    pub fn arm_aside(&self, aside: &Aside) -> Result<Armed, Error> {
         self.check_open()?;
         let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
-        let aside = self.aside(&link)?;
-        self.take_in(&link).map_err(|error| self.fail(error))?;
-        let Some(tx) = self.tx.try_lock() else { return Ok(false) };
         aside.beacon.put_out();
-        link.space_ear.drain();
         // Edges that brought us here have to be used up, or there is no next one.
         let _ = aside.set.wait(Some(Duration::ZERO));
+        let room = self.take_in(&link).map_err(|error| self.fail(error))?;
+        {
+            let mut since = aside.since.lock().unwrap_or_else(PoisonError::into_inner);
+            self.check_standstill(&link, room, &mut since)?;
+        }
+        let Some(tx) = self.tx.try_lock() else { return Ok(Armed::LookAgain) };
+        if link.space_ear.drain() {
+            // An edge whose pipe was emptied before it was looked at is none: the others are told.
+            self.light_asides_but(Some(&aside.beacon));
+        }
         tx.producer.arm(&link.outgoing());
-        Ok(true)
+        Ok(if room { Armed::Wait } else { Armed::LookAgain })
+    }
+
+    /// Sleeps until the set is readable, or so long; for threads.
+    pub(crate) fn wait_aside(
+        &self,
+        aside: &Aside,
+        deadline: Deadline,
+        longest: Duration,
+    ) -> Result<(), Error> {
+        let left = deadline.at_most(longest).left();
+        match aside.set.wait(left).map_err(Error::os("waiting"))? {
+            Err(WaitEnd::TimedOut) if deadline.is_over() => Err(Error::TimedOut),
+            Err(WaitEnd::Interrupted) => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
     }
 
     /// Whether nothing that was sent is under way any more, or nobody is there who would take it.
@@ -100,10 +145,28 @@ impl<B: Buffer> Session<B> {
     }
 
     /// Ends a wait for the space bell, by the holder of the writing side.
-    pub(crate) fn end_space_wait(&self, tx: &mut Outgoing, link: &Arc<Link>) {
+    pub(crate) fn end_space_wait(&self, tx: &mut Outgoing, link: &Link) {
         tx.producer.disarm(&link.outgoing());
-        if let Some(aside) = link.aside.get() {
-            aside.beacon.light();
+        self.light_asides();
+    }
+
+    /// Lets all who wait aside look again.
+    pub(crate) fn light_asides(&self) {
+        self.light_asides_but(None);
+    }
+
+    fn light_asides_but(&self, own: Option<&Arc<Beacon>>) {
+        let all = self.asides.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = all.iter().filter(|beacon| !own.is_some_and(|own| Arc::ptr_eq(own, beacon)));
+        others.for_each(|beacon| beacon.light());
+    }
+
+    /// What everybody who has held the writing side for longer does when it has let go: answers that
+    /// fell due meanwhile, and a close that would not wait for it.
+    pub(crate) fn after_writing(&self) {
+        self.flush_pong();
+        if self.is_ended() {
+            let _ = self.close(Deadline::Now);
         }
     }
 }

@@ -44,6 +44,7 @@ impl<B: Buffer> Session<B> {
             beacon.light();
         }
         self.light_attenders();
+        self.light_asides();
     }
 
     pub(crate) fn light_attenders(&self) {

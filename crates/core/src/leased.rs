@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use alongside_shm::Kind;
 
+use crate::aside::Armed;
 use crate::attend::Attend;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -24,8 +25,11 @@ const RETURN_PATIENCE: Duration = Duration::from_micros(100);
 const FIRST_TOUCH_NS_PER_KIB: u64 = 400;
 /// If that is worth a sleep.
 const WORTH_SLEEPING: Duration = Duration::from_micros(500);
-/// Waiting for memory: what this program itself lets go rings no bell.
+/// Waiting for memory with the writing side in hand, for a moment.
 const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
+/// How long who waits for memory sleeps at most: where only the other side can make some, and else.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN_SOON: Duration = Duration::from_millis(20);
 
 impl<B: Buffer> Session<B> {
     /// What this side lends at most at a time, in bytes.
@@ -43,13 +47,10 @@ impl<B: Buffer> Session<B> {
     pub fn lend(&self, bytes: usize, deadline: Deadline) -> Result<Block, Error> {
         self.check_open()?;
         self.check_not_amid_a_send()?;
-        let mut tx =
-            self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
-        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
-        self.check_listener(tx, link)?;
-        self.await_return(tx, link, bytes, deadline)?;
-        if let Some(block) = self.lend_now(tx, link, bytes)? {
-            return Ok(block);
+        let lent = self.lend_at_once(bytes, deadline);
+        self.after_writing();
+        if let Some(block) = lent? {
+            return self.check_open().map(|()| block);
         }
         if deadline == Deadline::Now {
             return Err(Error::Busy(
@@ -57,18 +58,28 @@ impl<B: Buffer> Session<B> {
                  the other program has to let arrays go, or send() waits until it does",
             ));
         }
-        let ring = link.outgoing();
-        let mut since = None;
-        let result = self.attend(link, deadline, None, FOR_MEMORY, &mut |room| {
-            tx.producer.arm(&ring);
-            if let Some(block) = self.lend_now(tx, link, bytes)? {
-                return Ok(Some(block));
+        // Without the writing side in hand: what another thread has yet to send may be what comes back.
+        let aside = self.aside()?;
+        loop {
+            let armed = self.arm_aside(&aside)?;
+            let lent = self.lend_at_once(bytes, deadline);
+            self.after_writing();
+            if let Some(block) = lent? {
+                return self.check_open().map(|()| block);
             }
-            self.check_listener(tx, link)?;
-            self.check_standstill(link, room, &mut since).map(|()| None)
-        });
-        self.end_space_wait(tx, link);
-        result
+            // What this program itself lets go rings no bell.
+            let longest = if armed == Armed::Wait { LOOK_AGAIN } else { LOOK_AGAIN_SOON };
+            self.wait_aside(&aside, deadline, longest)?;
+        }
+    }
+
+    fn lend_at_once(&self, bytes: usize, deadline: Deadline) -> Result<Option<Block>, Error> {
+        let mut tx =
+            self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
+        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
+        self.check_listener(tx, link)?;
+        self.await_return(tx, link, bytes, deadline)?;
+        self.lend_now(tx, link, bytes)
     }
 
     fn lend_now(
@@ -164,6 +175,20 @@ impl<B: Buffer> Session<B> {
         self.check_size(lent)?;
         self.check_size(body.len())?;
         self.check_not_amid_a_send()?;
+        let sent = self.send_terms(is_hello, codec, body, blocks, lent as u64, deadline);
+        self.after_writing();
+        sent
+    }
+
+    fn send_terms(
+        &self,
+        is_hello: bool,
+        codec: u8,
+        body: &[u8],
+        blocks: &[Block],
+        lent_bytes: u64,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
         let mut tx =
             self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
         let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
@@ -174,7 +199,7 @@ impl<B: Buffer> Session<B> {
         let payload = lending::payload(&terms, body);
         let kind = if is_hello { Kind::LeasedHello } else { Kind::Leased };
         if !is_hello {
-            tx.sent_bytes += lent as u64;
+            tx.sent_bytes += lent_bytes;
         }
         self.push_message(tx, link, &link.outgoing(), kind, codec, &payload)
     }

@@ -33,6 +33,7 @@ mod wire;
 
 pub use adopt::{ENVIRONMENT_VARIABLE, NotAdopted, adopt};
 pub use alongside_sys::process::{EndSignal, Identity};
+pub use aside::{Armed, Aside};
 pub use borrowing::Lease;
 pub use deadline::Deadline;
 pub use error::Error;

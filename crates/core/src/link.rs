@@ -15,7 +15,6 @@ use alongside_sys::poll::{Beacon, PollSet, Watch};
 use alongside_sys::process::Process;
 use alongside_sys::{Errno, Fd};
 
-use crate::aside::Aside;
 use crate::error::Error;
 
 /// Which of the two processes made the memory.
@@ -63,8 +62,6 @@ pub(crate) struct Link {
     ears_over: AtomicBool,
     finish_seen: AtomicBool,
     beacon: OnceLock<Beacon>,
-    /// What event loops watch that wait for space.
-    pub(crate) aside: OnceLock<Aside>,
     /// Where this side gives back what the other lends it.
     pub(crate) returns: OnceLock<Mapping>,
     /// Whether the first ring of the data bell is followed by a yield.
@@ -94,7 +91,6 @@ impl Link {
             ears_over: AtomicBool::new(false),
             finish_seen: AtomicBool::new(false),
             beacon: OnceLock::new(),
-            aside: OnceLock::new(),
             returns: OnceLock::new(),
             is_new: AtomicBool::new(parts.side == Side::Joiner),
         })

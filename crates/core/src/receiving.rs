@@ -85,6 +85,14 @@ impl<B: Buffer> Session<B> {
             // Whatever the result: what has grown in the caller's buffer leaves with the caller.
             let spilt = self.rx.lock_for_sure().spill(into.space);
             spilt.map_err(|error| self.fail(error))?;
+            // Others may have been turned away from what comes next as long as this one grew; they are
+            // watched for by edges.
+            let rx = self.rx.lock_for_sure();
+            if rx.is_ready(&link)
+                && let Some(beacon) = link.made_beacon().filter(|_| rx.beacon_is_lit)
+            {
+                beacon.light();
+            }
         }
         self.flush_pong();
         result

@@ -153,11 +153,7 @@ impl<B: Buffer> Session<B> {
             self.send_large(&mut tx, &link, is_hello, codec, payload, deadline, go_on)
         };
         drop(tx);
-        self.flush_pong();
-        if self.is_ended() {
-            // Somebody closed meanwhile and may not have waited for us to let go.
-            let _ = self.close(Deadline::Now);
-        }
+        self.after_writing();
         result.map_err(|error| self.fail(error))
     }
 

@@ -116,6 +116,8 @@ pub struct Session<B: Buffer> {
     pub(crate) turn: Timed<()>,
     pub(crate) ended: OnceLock<Error>,
     pub(crate) attenders: Mutex<Vec<Arc<Beacon>>>,
+    /// Those who wait without the writing side in hand.
+    pub(crate) asides: crate::aside::Beacons,
     /// For waking without `rx`, whose holder may be waiting for somebody who wants to wake.
     pub(crate) link: Weak<Link>,
     /// The thread that runs callbacks for arrivals; 0 if there are none.
@@ -159,6 +161,7 @@ impl<B: Buffer> Session<B> {
             turn: Timed::new(()),
             ended: OnceLock::new(),
             attenders: Mutex::new(Vec::new()),
+            asides: Arc::default(),
             link: weak,
             served_by: AtomicUsize::new(0),
             is_disowned: AtomicBool::new(false),

@@ -46,6 +46,8 @@ pub(crate) const ARRAY: i8 = 3;
 const BYTES: i8 = 4;
 /// Bytes amid data travel beside it from this length on.
 const LONG_BYTES: usize = 64 << 10;
+/// So many blocks that the program has filled go with one message; what lies in more of them is copied.
+const MOST_BLOCKS: usize = 1000;
 /// Arrays begin at multiples of this many bytes, a cache line.
 const ARRAY_ALIGNMENT: usize = 64;
 /// How deep the description of a structured data type may be nested.
@@ -200,6 +202,8 @@ pub(crate) struct Packed<'py> {
     pub(crate) copied_bytes: usize,
     /// What lies in lent memory already.
     pub(crate) placed: Vec<Place<'py>>,
+    /// Further views of the same blocks.
+    pub(crate) further: Vec<Bound<'py, PyAny>>,
     lent: Option<&'py Lent>,
 }
 
@@ -221,10 +225,19 @@ impl<'py> Packed<'py> {
     /// Takes note of what lies in lent memory; gives the number of the lease.
     fn place(&mut self, place: Place<'py>) -> usize {
         let known = self.placed.iter().position(|other| other.block.is(&place.block));
-        known.unwrap_or_else(|| {
-            self.placed.push(place);
-            self.placed.len() - 1
-        })
+        if let Some(number) = known {
+            // Another view of the same block, to be made read-only with it.
+            self.further.push(place.source);
+            return number;
+        }
+        self.placed.push(place);
+        self.placed.len() - 1
+    }
+
+    /// Whether another block can go with the message: the terms of all have to fit into one record.
+    fn has_room_for(&self, place: &Place<'py>) -> bool {
+        self.placed.len() < MOST_BLOCKS
+            || self.placed.iter().any(|other| other.block.is(&place.block))
     }
 }
 
@@ -329,7 +342,9 @@ fn put_loan<'py>(
     out: &mut Packed<'py>,
 ) -> Result<(), Misfit> {
     let length = loan.bytes().len();
-    if let Some(place) = Place::of_bytes(data, &loan, out.lent) {
+    if let Some(place) =
+        Place::of_bytes(data, &loan, out.lent).filter(|place| out.has_room_for(place))
+    {
         let offset = place.offset;
         let lease = out.place(place);
         return note_bytes(Some(lease), offset, length, out);
@@ -481,10 +496,7 @@ fn put_rare<'py>(
 
 /// An array of numpy's that lies in one piece and whose data type is known already: nothing of Python's
 /// is asked. False if it is not one.
-fn put_plain_array<'py>(
-    data: &Bound<'py, PyAny>,
-    out: &mut Packed<'py>,
-) -> Result<bool, Misfit> {
+fn put_plain_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<bool, Misfit> {
     static KINDS: Named = Named::new("alongside._arrays", "_kinds");
     let py = data.py();
     let kinds = KINDS.get(py)?;
@@ -505,7 +517,8 @@ fn put_plain_array<'py>(
     };
     let bytes = loan.bytes().len();
     let shape = loan.shape().to_vec();
-    let (lease, offset) = match Place::of_bytes(data, &loan, out.lent) {
+    let place = Place::of_bytes(data, &loan, out.lent).filter(|place| out.has_room_for(place));
+    let (lease, offset) = match place {
         Some(place) => {
             let offset = place.offset;
             (Some(out.place(place)), offset)
@@ -549,7 +562,8 @@ fn put_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(),
         Bound<'py, PyTuple>,
         Bound<'py, PyAny>,
     ) = described.extract()?;
-    let (lease, offset) = match Place::of_array(data, &source, bytes, out.lent)? {
+    let place = Place::of_array(data, &source, bytes, out.lent)?;
+    let (lease, offset) = match place.filter(|place| out.has_room_for(place)) {
         Some(place) => {
             let offset = place.offset;
             (Some(out.place(place)), offset)

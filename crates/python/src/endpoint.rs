@@ -267,15 +267,6 @@ impl Endpoint {
         py.detach(|| self.core.with_descriptor(with)).map_err(|error| self.failed(py, error))
     }
 
-    /// Calls `with` what to watch for everything but messages.
-    pub(crate) fn with_aside<T: Send>(
-        &self,
-        py: Python<'_>,
-        with: impl FnOnce(BorrowedFd<'_>) -> T + Send,
-    ) -> PyResult<T> {
-        py.detach(|| self.core.with_aside(with)).map_err(|error| self.failed(py, error))
-    }
-
     /// Calls `with` what to watch for the started program's end, if there is anything to watch.
     pub(crate) fn with_exit<T: Send>(
         &self,
@@ -654,11 +645,6 @@ impl Endpoint {
             Some(message) => Ok(Some((converted(this.decoded(py, message)?, r#type)?,))),
             None => Ok(None),
         }
-    }
-
-    /// Says that a loop's task waits for something other than a message; see `Poller.add_aside`.
-    fn _arm_aside(&self, py: Python<'_>) -> PyResult<bool> {
-        py.detach(|| self.core.arm_aside()).map_err(|error| self.failed(py, error))
     }
 
     /// Whether the other program has taken everything, or is gone.

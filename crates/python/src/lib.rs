@@ -30,6 +30,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lease::Block>()?;
     module.add_class::<peer::Peer>()?;
     module.add_class::<peer::Statistics>()?;
+    module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;

@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use alongside_core::Armed;
 use alongside_sys::poll::{Beacon, PollSet, Watch};
 use alongside_sys::{Errno, WaitEnd};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 use crate::endpoint::Endpoint;
+use crate::errors::raise;
 
 const WOKEN: u64 = 0;
 
@@ -19,8 +21,44 @@ pub(crate) struct Poller {
     beacon: Beacon,
 }
 
+/// A place where a loop's tasks wait for everything but messages.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct Aside {
+    core: alongside_core::Aside,
+}
+
+#[pymethods]
+impl Aside {
+    #[new]
+    fn new(py: Python<'_>, session: &Endpoint) -> PyResult<Aside> {
+        let core = py.detach(|| session.core.aside()).map_err(|error| session.failed(py, error))?;
+        Ok(Aside { core })
+    }
+
+    /// Has it be reported at the next change; what is waited for has to be looked for once more after
+    /// this. Gives after how many seconds to look again whatever is reported; None for never.
+    fn arm(&self, py: Python<'_>, session: &Endpoint) -> PyResult<Option<f64>> {
+        const SOON_S: f64 = 0.02;
+        match py.detach(|| session.core.arm_aside(&self.core)) {
+            Ok(Armed::Wait) => Ok(None),
+            Ok(Armed::LookAgain) => Ok(Some(SOON_S)),
+            Err(error) => Err(session.failed(py, error)),
+        }
+    }
+}
+
 fn failed(errno: Errno) -> PyErr {
     PyOSError::new_err((errno.raw_os_error(), "watching sessions"))
+}
+
+impl Poller {
+    fn check_ours(&self) -> PyResult<()> {
+        if self.set.is_ours() {
+            return Ok(());
+        }
+        let text = "this loop belongs to the process that forked this one\nmake another one here";
+        Err(Python::attach(|py| raise(py, "HandleLost", text)))
+    }
 }
 
 #[pymethods]
@@ -34,29 +72,34 @@ impl Poller {
 
     /// Reports `number` as long as the session has a message or its end to give.
     fn add(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        self.check_ours()?;
         session.with_descriptor(py, |fd| self.set.add(fd, number, Watch::Level))?.map_err(failed)
     }
 
     /// Reports `number` once each time the session has a message or its end to give, after there was
     /// none.
     fn add_once(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        self.check_ours()?;
         session.with_descriptor(py, |fd| self.set.add(fd, number, Watch::Edge))?.map_err(failed)
     }
 
     /// Reports `number` when the session has ended, and nothing else.
     fn add_end(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        self.check_ours()?;
         session
             .with_end_descriptor(py, |fd| self.set.add(fd, number, Watch::HangUp))?
             .map_err(failed)
     }
 
-    /// Reports `number` after anything happened but messages: see `arm_aside`.
-    fn add_aside(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
-        session.with_aside(py, |fd| self.set.add(fd, number, Watch::Edge))?.map_err(failed)
+    /// Reports `number` after anything happened but messages.
+    fn add_aside(&self, aside: &Aside, number: u64) -> PyResult<()> {
+        self.check_ours()?;
+        self.set.add(&aside.core, number, Watch::Edge).map_err(failed)
     }
 
     /// Reports `number` when the started program, or on its side the session, has ended.
     fn add_exit(&self, py: Python<'_>, session: &Endpoint, number: u64) -> PyResult<()> {
+        self.check_ours()?;
         let watch = if session.has_started() { Watch::Edge } else { Watch::HangUp };
         let added = session.with_exit(py, |fd| self.set.add(fd, number, watch))?;
         added.transpose().map(drop).map_err(failed)
@@ -64,6 +107,9 @@ impl Poller {
 
     /// Reports nothing more of a session. One whose descriptors are gone has left by itself.
     fn remove(&self, session: &Endpoint) {
+        if !self.set.is_ours() {
+            return;
+        }
         session.with_watched(|messages, end| {
             self.set.remove(messages);
             self.set.remove(end);
@@ -72,12 +118,16 @@ impl Poller {
 
     /// Ends a wait that another thread is in, or the next one.
     fn wake(&self) {
+        if !self.set.is_ours() {
+            return;
+        }
         self.beacon.light();
     }
 
     /// A descriptor that is readable while there is something to report.
-    fn fileno(&self) -> i32 {
-        self.set.as_fd().as_raw_fd()
+    fn fileno(&self) -> PyResult<i32> {
+        self.check_ours()?;
+        Ok(self.set.as_fd().as_raw_fd())
     }
 
     /// Waits; gives the numbers that have something to report, maybe none.
@@ -85,6 +135,7 @@ impl Poller {
     /// `timeout` is in seconds; None waits until there is something.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<u64>> {
+        self.check_ours()?;
         let left = timeout.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         let waited = match left {
             Some(Duration::ZERO) => self.set.wait(left),

@@ -87,7 +87,8 @@ impl Endpoint {
             true => (BESIDE_ARRAYS, &beside),
             false => (WITH_ARRAYS, &packed.bytes),
         };
-        self.send_leased(py, codec, body, &packed.placed, copy, terms)
+        self.send_leased(py, codec, body, &packed.placed, copy, terms)?;
+        packed.further.iter().try_for_each(|view| MOVED.get(py)?.call1((view,)).map(drop))
     }
 
     /// Sends bytes that lie in lent memory already.
@@ -158,9 +159,10 @@ impl Endpoint {
     }
 }
 
+static MOVED: Named = Named::new("alongside._lending", "moved");
+
 /// Makes what the program filled read-only: it is the other program's to read now.
 fn moved(place: &Place<'_>) -> PyResult<()> {
-    static MOVED: Named = Named::new("alongside._lending", "moved");
     let py = place.source.py();
     let moved = MOVED.get(py)?;
     moved.call1((&place.source,))?;

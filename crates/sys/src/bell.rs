@@ -107,15 +107,16 @@ impl Ear {
     }
 
     /// Throws away what is in the pipe: at most one buffer full, so that a ringer who does not
-    /// stop cannot keep us here.
-    pub fn drain(&self) {
+    /// stop cannot keep us here. Whether there was anything.
+    pub fn drain(&self) -> bool {
         let mut sink = [0; 4096];
         let mut slices = [IoSliceMut::new(&mut sink)];
         let done = rustix::io::preadv2(&self.read, &mut slices, NO_OFFSET, ReadWriteFlags::NOWAIT);
         // Pipes know RWF_NOWAIT since Linux 6.4; before, look first.
         if done == Err(Errno::OPNOTSUPP) && is_ready(self.as_fd()) {
-            let _ = rustix::io::read(&self.read, &mut sink);
+            return rustix::io::read(&self.read, &mut sink).is_ok_and(|bytes| bytes > 0);
         }
+        done.is_ok_and(|bytes| bytes > 0)
     }
 }
 

@@ -65,6 +65,11 @@ impl PollSet {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
     }
 
+    /// Whether it was made in this process, not in the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.epoll.is_ours()
+    }
+
     /// Takes a descriptor out; one that is not in the set is no matter.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);

@@ -67,6 +67,10 @@ class Asyncio(Loop):
     def _is_closed(self) -> bool:
         return self._loop.is_closed()
 
+    def _is_cancelled(self) -> bool:
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+
     def _spawn(self, served: Callbacks) -> None:
         task = self._loop.create_task(served.aturn(_PER_TURN))
         self._tasks.add(task)

@@ -18,13 +18,15 @@ class Loop:
 
     _takes_coroutines = False
     _is_stopping = False
+    # What callbacks may raise without the loop being told; the rest, as Ctrl-C, is its business.
+    _survives: type[BaseException] = Exception
 
     def __init__(self) -> None:
         self._made_hub: Hub | None = None
 
     @property
     def _hub(self) -> Hub:
-        """The sessions that are served here. One for all equal loops."""
+        """The sessions that are served here."""
         if self._made_hub is None:
             self._made_hub = Hub()
             self._begin(self._made_hub)
@@ -46,6 +48,10 @@ class Loop:
 
     def _is_closed(self) -> bool:
         return False
+
+    def _is_cancelled(self) -> bool:
+        """Tell whether the task that runs here has been cancelled itself."""
+        return True
 
     def _watch(self, served: Callbacks, event: str) -> Watched:
         return self._hub.add(served.session, event, served.ready)

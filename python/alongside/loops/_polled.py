@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -17,6 +18,8 @@ class Thread(Loop):
     It sleeps until something arrives, and does not keep the program from ending.
     """
 
+    # Nobody is behind it whom an exception would reach.
+    _survives = BaseException
     _the: Thread | None = None
     _thread: threading.Thread | None
 
@@ -40,7 +43,13 @@ class Thread(Loop):
 
     def _run(self, hub: Hub) -> None:
         while not self._is_stopping:
-            hub.dispatch(None)
+            try:
+                # Under a flood the interpreter is let go only when another thread asks: one that
+                # waits for it is woken at every letting go, comes too late, and does not ask.
+                if not hub.dispatch(0):
+                    hub.dispatch(None)
+            except Exception:
+                logging.getLogger("alongside").exception("the callbacks' thread goes on after this")
 
     def _stop(self) -> None:
         """End the thread, after the callback that runs now."""
