@@ -60,8 +60,11 @@ async def answer_alongside():
     import alongside
 
     session = alongside.session(required=True)
-    async for message in session:
-        await session.asend(message)
+    try:
+        while True:
+            await session.asend(await session.areceive())
+    except alongside.Closed:
+        pass
 
 
 # ---- eventfd -------------------------------------------------------------------------------------

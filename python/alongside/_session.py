@@ -48,6 +48,7 @@ class Session(_core.Session):
     stdin: "IO[bytes] | None" = None
     stdout: "IO[bytes] | None" = None
     stderr: "IO[bytes] | None" = None
+    _last_queue: "_weakref.ReferenceType[Any] | None" = None
 
     def __iter__(self) -> "Iterator[Any]":
         """Give each message as it arrives; end when the other program closes.

@@ -83,7 +83,7 @@ class _Queue:
     def __init__(self, tasks: _Tasks, session: Session, event: str) -> None:
         self.waiters: deque[Any] = deque()
         self._wake = tasks.wake
-        self._hub = tasks.hub
+        self.hub = tasks.hub
         # A message is for one; everything else may be for all.
         ready = self.wake_next if event == "once" else self.wake_all
         self._watched: Watched = tasks.hub.add(session, event, ready)
@@ -106,7 +106,7 @@ class _Queue:
     def leave(self) -> None:
         """Wake everybody, from whatever thread: the session is closed here."""
         self._watched.ready = self.wake_all
-        self._hub.poke(self._watched)
+        self.hub.poke(self._watched)
 
 
 # ---- asyncio -------------------------------------------------------------------------------------
@@ -284,7 +284,12 @@ async def areceive(session: Session, timeout: float | None, kind: object) -> Any
     found = session._try_receive(kind)
     if found is not None:
         return found[0]
-    queue = tasks.queue(session, "once")
+    # Found again without a look-up, as long as it is of this loop.
+    last = session._last_queue
+    queue = None if last is None else last()
+    if queue is None or queue.hub is not tasks.hub:
+        queue = tasks.queue(session, "once")
+        session._last_queue = weakref.ref(queue)
     try:
         while await tasks.wait((queue,), deadline):
             found = session._try_receive(kind)

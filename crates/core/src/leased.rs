@@ -24,7 +24,7 @@ const RETURN_PATIENCE: Duration = Duration::from_micros(100);
 /// It goes on waiting, asleep, for as long as the first touch of new memory would take: 25 ms for 64 MiB.
 const FIRST_TOUCH_NS_PER_KIB: u64 = 400;
 /// If that is worth a sleep.
-const WORTH_SLEEPING: Duration = Duration::from_micros(500);
+const WORTH_SLEEPING: Duration = Duration::from_micros(100);
 /// Waiting for memory with the writing side in hand, for a moment.
 const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
 /// How long who waits for memory sleeps at most: where only the other side can make some, and else.
