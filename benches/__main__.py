@@ -61,11 +61,14 @@ def _measure(name, chosen):
 def _write(folder, about, chosen, measured, reports):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(report.numbers(about, chosen, measured))
-    (folder / "results.md").write_text(report.page(about, chosen, reports))
+    plots = {}
     if "sizes" in measured and (curves := topics.sizes.curves(measured["sizes"])):
         plot.draw(curves, topics.sizes.is_view, about, folder)
+        plots["latency.svg"] = "Round trip by message size"
     if "lending" in measured and (curves := topics.lending.curves(measured["lending"])):
         plot.draw_lending(curves, about, folder)
+        plots["lending.svg"] = "Handing lent memory over, by its size"
+    (folder / "results.md").write_text(report.page(about, chosen, reports, plots))
 
 
 def main():

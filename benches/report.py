@@ -57,7 +57,7 @@ def summary(reports):
     return "\n".join(lines)
 
 
-def page(machine, settings, reports):
+def page(machine, settings, reports, plots):
     """The page `results.md`."""
     parts = [
         "# Speed, measured",
@@ -66,8 +66,7 @@ def page(machine, settings, reports):
         "fresh processes of its own. What each contestant may use stands in "
         "`benches/contestants/`. Raw numbers: `results.json`.",
         "\n".join(f"- {name}: {value}" for name, value in machine.items()),
-        "![Round trip by message size](latency.svg)",
-        "![Handing lent memory over, by its size](lending.svg)",
+        *(f"![{text}]({file})" for file, text in plots.items()),
     ]
     for topic, rows in reports:
         parts += [f"## {topic.TITLE}", topic.METHOD, _markdown(rows)]

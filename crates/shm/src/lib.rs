@@ -12,7 +12,6 @@
 mod layout;
 mod record;
 mod region;
-#[cfg(not(loom))]
 mod returns;
 mod ring;
 mod sync;
@@ -22,6 +21,5 @@ pub use layout::{
 };
 pub use record::{Kind, RECORD_BYTES, Record};
 pub use region::Region;
-#[cfg(not(loom))]
 pub use returns::{RETURNS_BYTES, Returns, SLOTS};
 pub use ring::{Consumer, Corrupt, Producer, Ring, Storage};
