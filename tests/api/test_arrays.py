@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from alongside import _arrays, _data
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import HEAD, mappings, wait_until
 
@@ -64,6 +65,23 @@ def test_an_array_arrives_as_it_was(echo, sent):
     got = echo.receive()
     assert same(got, sent)
     assert not got.flags.writeable
+
+
+@given(data=st.data())
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_part_of_an_array_arrives_as_it_was(echo, data):
+    """Strides of all signs and sizes, in either order."""
+    shape = data.draw(hn.array_shapes(max_dims=4, max_side=6))
+    whole = np.arange(np.prod(shape), dtype="i4").reshape(
+        shape, order=data.draw(st.sampled_from("CF"))
+    )
+    part = whole[data.draw(hn.basic_indices(shape))]
+    if isinstance(part, np.ndarray):
+        part = part.transpose(data.draw(st.permutations(range(part.ndim))))
+        echo.send([part])
+        assert same(echo.receive()[0], part)
 
 
 @pytest.mark.parametrize(

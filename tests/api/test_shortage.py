@@ -226,3 +226,62 @@ def test_staging_memory_that_is_not_to_be_had_is_an_error_and_the_session_goes_o
         assert s.receive() == message
         s.close()
     """)
+
+
+def test_lent_memory_that_is_not_to_be_had_is_an_error_and_the_session_goes_on():
+    """The space is reserved when it is asked for: nobody is killed by SIGBUS later."""
+    run(
+        """
+        import array
+        with alongside.start(ECHO) as s:
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            s.lend_bytes(1)
+            before = opened()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+            for call in (
+                lambda: s.lend_bytes(8 << 20),
+                lambda: s.send(array.array("d", bytes(8 << 20))),
+                lambda: s.send({"deep": [bytearray(8 << 20)]}),
+            ):
+                try:
+                    call()
+                except OSError as error:
+                    assert error.errno == errno.EFBIG, error
+                    assert "reserving" in str(error), error
+                else:
+                    raise AssertionError(call)
+            assert opened() == before
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            with s.lend_bytes(8 << 20) as space:
+                space[:] = bytes(8 << 20)
+                s.send(space)
+            assert len(s.receive()) == 8 << 20
+        """
+    )
+
+
+def test_an_arena_that_cannot_be_mapped_ends_the_session_with_the_reason():
+    run(
+        """
+        import array
+        SENDER = "import alongside, array; s = alongside.session(); s.receive(); " \\
+            "s.send(array.array('d', bytes(512 << 20))); s.wait()"
+        s = alongside.start([sys.executable, "-c", SENDER])
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * 4096 + (64 << 20)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        s.send("go")
+        try:
+            s.receive()
+        except OSError as error:
+            assert error.errno == errno.ENOMEM, error
+            assert "mapping" in str(error), error
+        else:
+            raise AssertionError
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        assert not s.alive
+        s.close(timeout=0)
+        s.wait()
+        """
+    )

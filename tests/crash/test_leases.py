@@ -18,7 +18,13 @@ SENDER = """
     import numpy as np
     number = 0
     while True:
-        s.send([number, np.full({lengths}[number % 4], number)])
+        length = {lengths}[number % 4]
+        if number % 3:
+            s.send([number, np.full(length, number)])
+        else:
+            with s.lend(length, "i8") as lent:
+                lent[:] = number
+                s.send([number, lent])
         number += 1
 """
 READER = """
@@ -67,10 +73,15 @@ def test_a_sender_survives_a_reader_that_is_killed_with_arrays_out(seed):
     fatal = random.Random(seed).randrange(60)
     with pytest.raises(alongside.PeerGone):
         for number in range(1_000_000):
-            session.send([number, np.full(LENGTHS[number % 4], number)])
+            if number % 3:
+                session.send([number, np.full(LENGTHS[number % 4], number)])
+            else:
+                with session.lend(LENGTHS[number % 4], "i8") as lent:
+                    lent[:] = number
+                    session.send([number, lent])
             if number >= fatal:
                 session.kill()
     session.wait()
     session.close()
-    del session
+    del session, lent
     gc.collect()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import alongside
-from alongside import Session
+from alongside import Session, loops
 
 
 @dataclass
@@ -50,8 +50,31 @@ def work(session: Session) -> None:
     session.on_message(print)
     session.on_message(None)
     session.on_close(ended)
+    session.on_message(print, on=loops.Thread())
+    assert_type(session.receive_view(), memoryview)
+    with session.lend_bytes(10) as space:
+        assert_type(space, memoryview)
+    with session.lend((3, 4), "f4") as array:
+        assert_type(array, Any)
+    assert_type(session.lend(5), alongside.Lent[Any])
+    session.lend_limit = 1 << 20
+    limit: int = session.lend_limit
+    assert limit
     with session as same:
         assert_type(same, Session)
+
+
+async def later(session: Session) -> None:
+    async with await alongside.astart(["editor"], hello=1, timeout=None) as other:
+        assert_type(other, Session)
+    await session.asend([1], timeout=1)
+    assert_type(await session.areceive(), Any)
+    assert_type(await session.areceive(type=Request, timeout=1), Request)
+    assert_type(await session.aclose(), int)
+    assert_type(await session.await_exit(), int | None)
+    async for message in session:
+        assert_type(message, Any)
+    session.on_message(later, on=loops.Asyncio())
 
 
 def ended(reason: alongside.SessionEnded) -> None:
