@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-_LIBRARIES = ("alongside", "pyzmq", "iceoryx2", "kickmsg")
+_LIBRARIES = ("alongside", "pyzmq", "iceoryx2", "kickmsg", "eclipse-zenoh", "joblib", "numpy")
 
 
 def _cpu_model():

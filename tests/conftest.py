@@ -6,6 +6,7 @@ test measures time by it.
 
 import gc
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import alongside
 import pytest
+
+# Who runs the tests in the background has SIGINT ignored, and so would every program started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HEAD = "import alongside, os, signal, sys, threading, time\ns = alongside.session(required=True)\n"
 
