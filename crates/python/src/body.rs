@@ -10,6 +10,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+/// More than this is copied without the interpreter lock.
+pub(crate) const LONG_COPY: usize = 256 << 10;
+
 /// A new bytes object that nobody else has seen, and its memory.
 ///
 /// # Invariants

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 use rmp::decode as mp;
 
-use crate::body::Body;
+use crate::body::{Body, LONG_COPY};
 use crate::encode::{ARRAY, BESIDE_ARRAYS, LENT_BYTES, PACKED, RAW, WITH_ARRAYS};
 use crate::endpoint::Endpoint;
 use crate::errors::raise;
@@ -19,9 +19,6 @@ use crate::named::Named;
 static DECODE: Named = Named::new("alongside._data", "decode");
 static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
 static CORRUPT: Named = Named::new("alongside._errors", "Corrupt");
-
-/// More than this is copied without the interpreter lock.
-const LONG_COPY: usize = 256 << 10;
 
 /// The last codec that this program knows.
 pub(crate) const LAST_CODEC: u8 = LENT_BYTES;

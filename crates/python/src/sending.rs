@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::body::LONG_COPY;
 use crate::encode::{
     BESIDE_ARRAYS, Copied, LENT_BYTES, PACKED, Packed, Payload, Place, RAW, WITH_ARRAYS,
 };
@@ -18,8 +19,6 @@ use crate::named::Named;
 const LONGEST_BESIDE_LEASES: usize = 16 << 10;
 /// Bytes of this length are lent to a reader that looks at them where they lie.
 const WORTH_LENDING: usize = 16 << 10;
-/// More than this is copied without the interpreter lock.
-const LONG_COPY: usize = 256 << 10;
 
 /// How a message goes out: its deadline, and whether it is the first data.
 #[derive(Clone, Copy)]

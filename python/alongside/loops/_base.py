@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from .._hub import Hub
 
 TYPE_CHECKING = False
@@ -62,3 +64,20 @@ class Loop:
     def _spawn(self, served: Callbacks) -> None:
         """Run `served.aturn` in a task."""
         raise NotImplementedError
+
+
+class OwnThreadLoop(Loop):
+    """A window's loop, which nobody may touch but the thread that it runs in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owner = threading.get_ident()
+
+    def _is_here(self) -> bool:
+        return threading.get_ident() == self._owner
+
+    def _check(self) -> None:
+        if not self._is_here():
+            msg = f"{self!r} takes callbacks only from the thread that made it"
+            raise RuntimeError(msg)
+        super()._check()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import threading
 
 from .._hub import Hub
-from ._base import Loop
+from ._base import OwnThreadLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
-class Qt(Loop):
+class Qt(OwnThreadLoop):
     """The event loop of a Qt program.
 
         app = QApplication([])
@@ -27,7 +26,6 @@ class Qt(Loop):
     def __init__(self, app: object) -> None:
         super().__init__()
         self._app: Any = app
-        self._owner = threading.get_ident()
         binding = type(app).__module__.partition(".")[0]
         try:
             self._core: Any = importlib.import_module(f"{binding}.QtCore")
@@ -66,12 +64,6 @@ class Qt(Loop):
 
         notifier.activated.connect(readable)
         self._app._alongside_notifier = notifier
-
-    def _check(self) -> None:
-        if threading.get_ident() != self._owner:
-            msg = f"{self!r} takes callbacks only from the thread that made it"
-            raise RuntimeError(msg)
-        super()._check()
 
     def _is_closed(self) -> bool:
         try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import tkinter
 
 from .._hub import Hub
-from ._base import Loop
+from ._base import OwnThreadLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ _REDRAW_S = 0.02
 _MOST_DESCRIPTORS = 1024
 
 
-class Tk(Loop):
+class Tk(OwnThreadLoop):
     """The main loop of a Tk program.
 
         root = tkinter.Tk()
@@ -33,8 +32,6 @@ class Tk(Loop):
     def __init__(self, root: tkinter.Misc) -> None:
         super().__init__()
         self._root: Any = root
-        self._owner = threading.get_ident()
-        self._is_over = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tk) and other._root is self._root
@@ -86,14 +83,8 @@ class Tk(Loop):
             if served.loop == self:
                 give_up(served)
 
-    def _check(self) -> None:
-        if threading.get_ident() != self._owner:
-            msg = f"{self!r} takes callbacks only from the thread that made it"
-            raise RuntimeError(msg)
-        super()._check()
-
     def _is_closed(self) -> bool:
-        if threading.get_ident() != self._owner:
+        if not self._is_here():
             return False
         try:
             self._root.winfo_exists()
