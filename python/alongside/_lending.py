@@ -74,14 +74,14 @@ def lend(session: _core.Session, shape: int | Sequence[int], dtype: Any, timeout
         code = _format(dtype)
         size = math.prod(sizes) * struct.calcsize(code)
         block = _block(session, size, timeout)
-        flat: Any = memoryview(block)  # type: ignore[arg-type]
+        flat: Any = memoryview(block)  # type: ignore[arg-type]  # lends a buffer, natively
         return Lent(block, flat.cast(code, sizes))
     kind = numpy.dtype(dtype)
     if kind.hasobject:
         msg = f"dtype {kind} has Python objects in it, which cannot be sent\nlend numbers"
         raise TypeError(msg)
     block = _block(session, math.prod(sizes) * kind.itemsize, timeout)
-    return Lent(block, numpy.ndarray(sizes, kind, block))  # type: ignore[arg-type]
+    return Lent(block, numpy.ndarray(sizes, kind, block))  # type: ignore[arg-type]  # lends a buffer, natively
 
 
 def _block(session: _core.Session, size: int, timeout: Any) -> _core.Block:
@@ -107,7 +107,7 @@ def lend_bytes(session: _core.Session, size: int, timeout: Any) -> Lent[memoryvi
         msg = f"size {size}, expected at least 0"
         raise ValueError(msg)
     block = _block(session, size, timeout)
-    return Lent(block, memoryview(block))  # type: ignore[arg-type]
+    return Lent(block, memoryview(block))  # type: ignore[arg-type]  # lends a buffer, natively
 
 
 def moved(memory: Any) -> None:

@@ -31,6 +31,11 @@ def run(request):
     return request.param
 
 
+def loops_waited_in(session):
+    """How many loops have had a task waiting for a session."""
+    return sum(session in tasks.queues for tasks in list(_tasks._all_tasks))
+
+
 def command(source):
     return [sys.executable, "-c", HEAD + source]
 
@@ -243,7 +248,7 @@ def test_a_cancelled_send_has_sent_nothing(run, program):
                 while True:
                     session.send_nowait(b"x" * size)
         task = asyncio.create_task(session.asend("late"))
-        while not any(session in tasks.queues for tasks in list(_tasks._all_tasks)):
+        while not loops_waited_in(session):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -862,7 +867,7 @@ def test_those_who_wait_in_several_loops_are_all_woken(program):
     senders = [threading.Thread(target=lambda: asyncio.run(send())) for _ in range(2)]
     for thread in (*watchers, *senders):
         thread.start()
-    wait_until(lambda: sum(session in tasks.queues for tasks in list(_tasks._all_tasks)) == 5)
+    wait_until(lambda: loops_waited_in(session) == 5)
     session.stdin.close()
     for thread in senders:
         thread.join()
@@ -878,7 +883,8 @@ def test_a_sender_is_woken_by_memory_that_is_let_go_here(run, program):
     async def main():
         held = session.lend(1 << 20)
         task = asyncio.create_task(session.asend(np.zeros(1 << 20, "u1")))
-        await asyncio.sleep(0.01)
+        while not loops_waited_in(session):
+            await asyncio.sleep(0)
         assert not task.done()
         del held
         await task
