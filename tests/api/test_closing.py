@@ -265,6 +265,7 @@ def test_a_close_by_a_handler_amid_a_large_send_leaves_the_session_whole(program
                 s.close()
             except alongside.Busy:
                 seen.append("busy")
+            print("handled", flush=True)
         seen = []
         signal.signal(signal.SIGUSR1, stop)
         s.send("begin")
@@ -273,10 +274,13 @@ def test_a_close_by_a_handler_amid_a_large_send_leaves_the_session_whole(program
         s.send(seen)
         """,
         max_message=50_000_000,
+        stdout=alongside.PIPE,
     )
     assert session.receive() == "begin"
     wait_until(lambda: is_asleep(session.peer.pid))
     os.kill(session.peer.pid, signal.SIGUSR1)
+    with session.stdout:
+        assert session.stdout.readline() == b"handled\n"
     assert len(session.receive()) == 50_000_000
     assert len(session.receive()) == 50_000_000
     assert session.receive() == ["busy"]

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::incoming::{Incoming, Step, Target, Want};
 use crate::link::{Link, token};
 use crate::message::{Buffer, Message};
-use crate::session::Session;
+use crate::session::{HANDLERS_EVERY, Session};
 
 /// So many wake-ups pass before the bell's pipe is emptied; it holds 4096 at the least.
 const DRAIN_EVERY: u64 = 1024;
@@ -154,7 +154,7 @@ impl<B: Buffer> Session<B> {
         into: &mut Option<Target<'_>>,
     ) -> Result<Received<B>, Error> {
         let begin = Instant::now();
-        let (mut rounds, mut parts) = (0, 0);
+        let (mut rounds, mut parts, mut has_slept) = (0, 0, false);
         while rounds < ROUNDS {
             // Asked here too: a side that rings or writes without end never lets a sleep run out.
             if rounds > 0 && deadline.is_over() {
@@ -188,6 +188,10 @@ impl<B: Buffer> Session<B> {
                 }
             }
             self.flush_pong();
+            if has_slept && begin.elapsed() >= HANDLERS_EVERY {
+                break;
+            }
+            has_slept = true;
             match link.set.wait(deadline.left()).map_err(Error::os("waiting for a message")) {
                 Err(error) => return Err(self.fail(error)),
                 Ok(Err(WaitEnd::Interrupted)) => return Err(Error::Interrupted),
@@ -203,7 +207,7 @@ impl<B: Buffer> Session<B> {
                 }
             }
         }
-        // A busy time, or malice; signals get their turn, and the wait begins anew.
+        // A busy time, a long message, or malice; signals get their turn, and the wait begins anew.
         Err(Error::Interrupted)
     }
 

@@ -15,7 +15,7 @@ use crate::incoming::Incoming;
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::{BARE_BYTES, Outgoing, bare};
-use crate::session::{Session, this_thread};
+use crate::session::{HANDLERS_EVERY, Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
 /// Waiting for space, by the holder of the writing side.
@@ -251,14 +251,20 @@ impl<B: Buffer> Session<B> {
         let kind = if is_hello { Kind::LargeHello } else { Kind::Large };
         tx.push(link, &ring, &bare(kind, codec, 0, payload.len() as u64), &[])?;
         let mut parts = payload.chunks(BLOCK_BYTES).peekable();
+        let mut handlers_ran = Instant::now();
         while let Some(part) = parts.next() {
             // Published together with the last part: no change goes out that rings nobody.
             let completes = parts.peek().is_none() && !is_hello;
             let sent = loop {
-                match self.send_part(tx, link, part, completes, deadline) {
-                    Err(Error::Interrupted) if self.run_handlers(go_on) => {}
-                    sent => break sent,
+                let sent = if handlers_ran.elapsed() >= HANDLERS_EVERY {
+                    Err(Error::Interrupted)
+                } else {
+                    self.send_part(tx, link, part, completes, deadline)
+                };
+                if sent != Err(Error::Interrupted) || !self.run_handlers(go_on) {
+                    break sent;
                 }
+                handlers_ran = Instant::now();
             };
             if let Err(error) = sent {
                 // The reserve that `has_space` keeps is for this.

@@ -41,6 +41,8 @@ use crate::spin::Spin;
 /// How long a death is waited for once the connection is cut, to tell how it ended. The process is in
 /// the last lines of its exit then.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// So often a call that is busy lets signal handlers run, though no sleep of it was interrupted.
+pub(crate) const HANDLERS_EVERY: Duration = Duration::from_millis(100);
 
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -58,6 +58,7 @@ impl TimedLock {
             if woken == Err(Errno::INTR) || (is_nap && woken == Err(Errno::TIMEDOUT)) {
                 return Err(WaitEnd::Interrupted);
             }
+            nap::woken();
         }
         Ok(())
     }

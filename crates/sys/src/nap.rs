@@ -4,15 +4,26 @@
 //! language, which that one asked for, waits until the sleep is over. Blocking signals until the sleep
 //! begins (ppoll) is no remedy in a process with other threads, for then one of those gets the signal.
 //! So a caller who is about to wait says [`look_again_soon`]: the thread's next sleep ends once after a
-//! moment, as if a signal had come, and the caller looks. What arrives later interrupts the sleep.
+//! moment, as if a signal had come, and the caller looks. What arrives later interrupts the sleep, unless
+//! the sleep ends at that very moment for another reason; so after such an end the next one is short again.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(50);
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nap {
+    /// This thread never runs handlers.
+    Never,
+    /// The next long sleep is cut short.
+    Next,
+    /// It was; the next may last.
+    Over,
+}
+
 thread_local! {
-    static SOON: Cell<bool> = const { Cell::new(false) };
+    static NAP: Cell<Nap> = const { Cell::new(Nap::Never) };
     static IS_MAIN: bool = rustix::thread::gettid() == rustix::process::getpid();
 }
 
@@ -20,14 +31,45 @@ thread_local! {
 /// effect but in a process's first thread, which alone runs handlers.
 pub fn look_again_soon() {
     if IS_MAIN.with(|is_main| *is_main) {
-        SOON.set(true);
+        NAP.set(Nap::Next);
     }
 }
 
 /// How long to sleep, and whether the end of that is to be taken for a signal.
 pub(crate) fn length(timeout: Option<Duration>) -> (Option<Duration>, bool) {
-    if timeout.is_some_and(|timeout| timeout <= MOMENT) || !SOON.replace(false) {
+    if timeout.is_some_and(|timeout| timeout <= MOMENT) || NAP.get() != Nap::Next {
         return (timeout, false);
     }
+    NAP.set(Nap::Over);
     (Some(MOMENT), true)
+}
+
+/// A sleep has ended because something happened; a signal may have come at the same time.
+pub(crate) fn woken() {
+    if NAP.get() == Nap::Over {
+        NAP.set(Nap::Next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_that_an_event_ended_makes_the_next_one_short() {
+        NAP.set(Nap::Next);
+        assert_eq!(length(None), (Some(MOMENT), true));
+        assert_eq!(length(None), (None, false));
+        woken();
+        assert_eq!(length(Some(MOMENT)), (Some(MOMENT), false));
+        assert_eq!(length(Some(MOMENT * 2)), (Some(MOMENT), true));
+        assert_eq!(length(Some(MOMENT * 2)), (Some(MOMENT * 2), false));
+    }
+
+    #[test]
+    fn threads_that_run_no_handlers_sleep_as_long_as_they_like() {
+        look_again_soon();
+        woken();
+        assert_eq!(length(None), (None, false));
+    }
 }

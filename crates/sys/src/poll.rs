@@ -90,6 +90,7 @@ impl PollSet {
             Err(Errno::INTR) => return Ok(Err(WaitEnd::Interrupted)),
             Err(errno) => return Err(errno),
         };
+        nap::woken();
         let mut ready = Ready { tokens: [0; 16], count };
         for (token, event) in ready.tokens.iter_mut().zip(&events[..count]) {
             *token = event.data.u64();
@@ -158,6 +159,7 @@ pub fn wait_any_or_end(
         Ok(0) if is_nap => Ok(Err(WaitEnd::Interrupted)),
         Ok(0) => Ok(Err(WaitEnd::TimedOut)),
         Ok(_) => {
+            nap::woken();
             let bits = |wanted: PollFlags| {
                 let hits = polled.iter().map(|fd| fd.revents().intersects(wanted));
                 hits.enumerate().fold(0, |all, (i, hit)| all | u8::from(hit) << i)
