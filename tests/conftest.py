@@ -21,6 +21,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 HEAD = "import alongside, os, signal, sys, threading, time\ns = alongside.session(required=True)\n"
 
 
+ECHO = "for message in s: s.send(message)"
+
+
+def command(source, head=HEAD):
+    """What starts a program given as source, in which `s` is its session."""
+    return [sys.executable, "-c", head + textwrap.dedent(source)]
+
+
 def open_files():
     """What this process has open, by number and target; the listing's own descriptor left out."""
     found = {}
@@ -62,9 +70,7 @@ def left_behind():
 def leaves_nothing():
     """After the test there are no more descriptors, mappings and children than before it."""
     # What the process makes once and keeps, is made before the count.
-    with alongside.start(
-        [sys.executable, "-c", HEAD + "s.close()"], die_with_parent=True
-    ) as session:
+    with alongside.start(command("s.close()"), die_with_parent=True) as session:
         session.on_message(print)
         session.wait()
     del session
@@ -82,8 +88,7 @@ def program():
     started = []
 
     def start(source, *arguments, head=HEAD, **options):
-        command = [sys.executable, "-c", head + textwrap.dedent(source), *map(str, arguments)]
-        session = alongside.start(command, **options)
+        session = alongside.start([*command(source, head), *map(str, arguments)], **options)
         started.append(session)
         return session
 
@@ -97,7 +102,7 @@ def program():
 @pytest.fixture
 def echo(program):
     """A session with a program that sends back what it gets."""
-    return program("for message in s: s.send(message)")
+    return program(ECHO)
 
 
 def wait_until(condition):

@@ -128,10 +128,20 @@ class Hub:
             Whether there was any.
         """
         numbers = self._poller.wait(timeout)
+        budget = _PER_TURN if len(numbers) < 2 else max(1, _PER_TURN // len(numbers))
         while self._poked:
-            self._poked.pop().ready(1)
-        for number in numbers:
-            watched = self._watched.get(number)
-            if watched is not None:
-                watched.ready(max(1, _PER_TURN // len(numbers)))
-        return bool(numbers)
+            numbers.append(self._poked.pop().number)
+        found = bool(numbers)
+        try:
+            while numbers:
+                watched = self._watched.get(numbers[-1])
+                if watched is not None:
+                    watched.ready(budget)
+                numbers.pop()
+        except BaseException:
+            # The program ends, or not: who has not had its turn to the end is not told again.
+            for number in numbers:
+                if watched := self._watched.get(number):
+                    self.poke(watched)
+            raise
+        return found

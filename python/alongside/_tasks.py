@@ -3,11 +3,14 @@
 A task that has to wait queues at its session, and the loop watches the session's descriptor for all
 of them through one hub. Whoever is woken looks for itself; so a task that is cancelled, at whatever
 moment, has either taken its message or left it for the next.
+
+How tasks wait and are woken is the business of `_tasks_asyncio` and `_tasks_trio`.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import threading
 import weakref
@@ -30,45 +33,41 @@ _T = TypeVar("_T")
 
 # So many messages that are there already are taken before other tasks get their turn.
 _BREATH = 64
+_turns = itertools.count(1)
 # How soon to look again where something may happen that nobody tells.
 _LOOK_AGAIN_S = 0.25
 
 
-_all_tasks: weakref.WeakSet[_Tasks] = weakref.WeakSet()
+_all_tasks: weakref.WeakSet[Tasks] = weakref.WeakSet()
 
 
-class _Tasks:
+class Tasks:
     """The tasks of one event loop that wait, and how they do it."""
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.queues: weakref.WeakKeyDictionary[Session, dict[str, _Queue]]
+        self.queues: weakref.WeakKeyDictionary[Session, dict[str, Queue]]
         self.queues = weakref.WeakKeyDictionary()
-        self._taken = 0
         _all_tasks.add(self)
 
-    def queue(self, session: Session, event: str) -> _Queue:
+    def queue(self, session: Session, event: str) -> Queue:
         """Give the queue of those who wait here for something of a session."""
         queues = self.queues.get(session)
         if queues is None:
             queues = self.queues[session] = {}
         found = queues.get(event)
         if found is None:
-            found = queues[event] = _Queue(self, session, event)
+            found = queues[event] = Queue(self, session, event)
         return found
-
-    def is_breath_due(self) -> bool:
-        self._taken = (self._taken + 1) % _BREATH
-        return self._taken == 0
 
     def now(self) -> float:
         raise NotImplementedError
 
-    async def breathe(self) -> None:
-        """Let others go on now and then; nothing is lost if that is where it ends."""
+    async def breathe(self, is_due: bool) -> None:
+        """Let others go on if that is due; nothing is lost if that is where it ends."""
         raise NotImplementedError
 
-    def wait(self, queues: Sequence[_Queue], deadline: float | None) -> Awaitable[bool]:
+    def wait(self, queues: Sequence[Queue], deadline: float | None) -> Awaitable[bool]:
         """Wait until one of the queues wakes this task; False if the deadline comes first."""
         raise NotImplementedError
 
@@ -77,10 +76,10 @@ class _Tasks:
         raise NotImplementedError
 
 
-class _Queue:
+class Queue:
     """Those who wait for one event of one session, in one loop."""
 
-    def __init__(self, tasks: _Tasks, session: Session, event: str) -> None:
+    def __init__(self, tasks: Tasks, session: Session, event: str) -> None:
         self.waiters: deque[Any] = deque()
         self._wake = tasks.wake
         self.hub = tasks.hub
@@ -95,8 +94,11 @@ class _Queue:
                 return
 
     def wake_all(self, _budget: int = 0) -> None:
-        while self.waiters:
-            self._wake(self.waiters.popleft())
+        waiters, wake = self.waiters, self._wake
+        # Only those who are here: whoever is woken may queue again at once, for the next time.
+        for _ in range(len(waiters)):
+            if waiters:
+                wake(waiters.popleft())
 
     def arm(self, session: Session) -> float | None:
         """Have everybody be woken at the next change; give how soon to look again anyway."""
@@ -109,150 +111,47 @@ class _Queue:
         self.hub.poke(self._watched)
 
 
-# ---- asyncio -------------------------------------------------------------------------------------
-
-
-class _AsyncioTasks(_Tasks):
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        import asyncio
-
-        self._sleep = asyncio.sleep
-        # Not the loop itself: this is found by it, and shall end with it.
-        self.loop = weakref.ref(loop)
-        loop.add_reader(self.hub.fileno(), self.hub.dispatch)
-
-    def now(self) -> float:
-        return self.running().time()
-
-    def running(self) -> asyncio.AbstractEventLoop:
-        loop = self.loop()
-        assert loop is not None, "it runs this"
-        return loop
-
-    async def breathe(self) -> None:
-        await self._sleep(0)
-
-    def wake(self, waiter: asyncio.Future[bool]) -> bool:
-        if waiter.done():
-            return False
-        waiter.set_result(True)
-        return True
-
-    def wait(self, queues: Sequence[_Queue], deadline: float | None) -> Awaitable[bool]:
-        loop = self.running()
-        future: asyncio.Future[bool] = loop.create_future()
-        for queue in queues:
-            # One whose task was cancelled stays, and is passed over when its turn comes.
-            waiters = queue.waiters
-            while waiters and waiters[0].done():
-                waiters.popleft()
-            waiters.append(future)
-        return future if deadline is None else self._until(future, loop, deadline)
-
-    async def _until(
-        self, future: asyncio.Future[bool], loop: asyncio.AbstractEventLoop, deadline: float
-    ) -> bool:
-        timer = loop.call_at(deadline, _expire, future)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-
-
-def _expire(future: asyncio.Future[bool]) -> None:
-    if not future.done():
-        future.set_result(False)
-
-
-# ---- trio ----------------------------------------------------------------------------------------
-
-
-class _TrioTasks(_Tasks):
-    def __init__(self, trio: Any) -> None:
-        super().__init__()
-        self._trio = trio
-        trio.lowlevel.spawn_system_task(self._serve)
-
-    async def _serve(self) -> None:
-        while True:
-            await self._trio.lowlevel.wait_readable(self.hub.fileno())
-            self.hub.dispatch()
-
-    def now(self) -> float:
-        return float(self._trio.current_time())
-
-    async def breathe(self) -> None:
-        if super().is_breath_due():
-            await self._trio.lowlevel.checkpoint()
-        else:
-            await self._trio.lowlevel.checkpoint_if_cancelled()
-
-    def is_breath_due(self) -> bool:
-        """Give every await the chance to end: that is trio's way."""
-        return True
-
-    def wake(self, waiter: Any) -> bool:
-        waiter.set()
-        return True
-
-    async def wait(self, queues: Sequence[_Queue], deadline: float | None) -> bool:
-        event = self._trio.Event()
-        for queue in queues:
-            queue.waiters.append(event)
-        limit = float("inf") if deadline is None else deadline
-        try:
-            with self._trio.CancelScope(deadline=limit):
-                await event.wait()
-            return bool(event.is_set())
-        finally:
-            for queue in queues:
-                if event in queue.waiters:
-                    queue.waiters.remove(event)
-
-
 # ---- which of them -------------------------------------------------------------------------------
 
-_of_loops: Any = None
-_of_trio: Any = None
+_modules = sys.modules
+_asyncio: Any = None
+_trio: Any = None
 
 
-def _tasks() -> _Tasks:
+def _tasks() -> Tasks:
     """Give the tasks of the event loop that runs here.
 
     Raises:
         RuntimeError: none does.
     """
-    trio = sys.modules.get("trio")
+    trio = _modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
-        return _tasks_of_trio(trio)
-    asyncio = sys.modules.get("asyncio")
+        return _of_trio()
+    asyncio = _modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()
     if loop is None:
         msg = "this has to be awaited in asyncio or trio, and neither runs here"
         raise RuntimeError(msg)
-    return _tasks_of_loop(loop)
+    return _of_loop(loop)
 
 
-def _tasks_of_loop(loop: asyncio.AbstractEventLoop) -> _Tasks:
-    global _of_loops  # noqa: PLW0603 - made when first needed
-    if _of_loops is None:
-        made: Any = weakref.WeakKeyDictionary[Any, _Tasks]()
-        _of_loops = made
-    found: _Tasks | None = _of_loops.get(loop)
-    if found is None:
-        found = _of_loops[loop] = _AsyncioTasks(loop)
+def _of_loop(loop: asyncio.AbstractEventLoop) -> Tasks:
+    global _asyncio  # noqa: PLW0603 - loaded when first needed
+    if _asyncio is None:
+        from . import _tasks_asyncio as loaded
+
+        _asyncio = loaded
+    found: Tasks = _asyncio.tasks(loop)
     return found
 
 
-def _tasks_of_trio(trio: Any) -> _Tasks:
-    global _of_trio  # noqa: PLW0603 - made when first needed
-    if _of_trio is None:
-        _of_trio = trio.lowlevel.RunVar("alongside")
-    found: _Tasks | None = _of_trio.get(None)
-    if found is None:
-        found = _TrioTasks(trio)
-        _of_trio.set(found)
+def _of_trio() -> Tasks:
+    global _trio  # noqa: PLW0603 - loaded when first needed
+    if _trio is None:
+        from . import _tasks_trio as loaded
+
+        _trio = loaded
+    found: Tasks = _trio.tasks()
     return found
 
 
@@ -263,7 +162,7 @@ def leave(session: Session) -> None:
             queue.leave()
 
 
-def _deadline(tasks: _Tasks, timeout: float | None) -> float | None:
+def _deadline(tasks: Tasks, timeout: float | None) -> float | None:
     if timeout is None:
         return None
     if not timeout >= 0:
@@ -277,13 +176,15 @@ def _deadline(tasks: _Tasks, timeout: float | None) -> float | None:
 
 async def areceive(session: Session, timeout: float | None, kind: object) -> Any:
     """Do what `Session.areceive` says."""
-    tasks = _tasks()
-    deadline = _deadline(tasks, timeout)
-    if tasks.is_breath_due():
-        await tasks.breathe()
+    # Which loop this is takes as long to find as a message: asked only where it matters.
+    deadline = None if timeout is None else _deadline(_tasks(), timeout)
+    turn = next(_turns) % _BREATH
+    if not turn or "trio" in _modules:
+        await _tasks().breathe(not turn)
     found = session._try_receive(kind)
     if found is not None:
         return found[0]
+    tasks = _tasks()
     # Found again without a look-up, as long as it is of this loop.
     last = session._last_queue
     queue = None if last is None else last()
@@ -304,13 +205,14 @@ async def areceive(session: Session, timeout: float | None, kind: object) -> Any
 
 async def asend(session: Session, data: object, timeout: float | None) -> None:
     """Do what `Session.asend` says."""
-    tasks = _tasks()
-    deadline = _deadline(tasks, timeout)
-    if tasks.is_breath_due():
-        await tasks.breathe()
+    deadline = None if timeout is None else _deadline(_tasks(), timeout)
+    turn = next(_turns) % _BREATH
+    if not turn or "trio" in _modules:
+        await _tasks().breathe(not turn)
     try:
         return session.send_nowait(data)
     except (WouldBlock, Busy):
+        tasks = _tasks()
         queue = tasks.queue(session, "aside")
     while True:
         soon = queue.arm(session)
@@ -327,7 +229,7 @@ async def asend(session: Session, data: object, timeout: float | None) -> None:
 
 
 async def _wait_aside(
-    tasks: _Tasks, queues: Sequence[_Queue], deadline: float | None, soon: float | None
+    tasks: Tasks, queues: Sequence[Queue], deadline: float | None, soon: float | None
 ) -> bool:
     """Wait for something other than a message; False if the deadline comes first."""
     limit = deadline
@@ -421,7 +323,7 @@ def _in_a_thread(
     @functools.wraps(work)
     async def twin(*args: _P.args, **named: _P.kwargs) -> _T:
         call = functools.partial(work, *args, **named)
-        trio: Any = sys.modules.get("trio")
+        trio: Any = _modules.get("trio")
         if trio is not None and trio.lowlevel.in_trio_task():
             done: _T = await trio.to_thread.run_sync(call)
             return done

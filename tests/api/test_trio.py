@@ -1,7 +1,6 @@
 """trio: awaiting, callbacks in a nursery, cancellation, ends."""
 
 import logging
-import sys
 import threading
 
 import alongside
@@ -9,13 +8,7 @@ import pytest
 import trio
 from alongside import loops
 
-from tests.conftest import HEAD
-
-ECHO = "for message in s: s.send(message)"
-
-
-def command(source):
-    return [sys.executable, "-c", HEAD + source]
+from tests.conftest import ECHO, command
 
 
 def test_both_sides_may_be_in_trio(program):

@@ -1,0 +1,139 @@
+"""How tasks wait on asyncio's loops, uvloop's among them.
+
+A future's waiter goes on in the loop's next round, which means one more look for events before it
+does. Here the task goes on in the round that has found the event: the reader's callback is no
+task's, so a task may take its step there. That is a tenth of a round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+from ._tasks import Tasks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextvars import Context
+    from typing import Any
+
+    from ._tasks import Queue
+
+    _Then = tuple[Callable[["Waiter"], object], Context | None]
+
+_all: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioTasks]
+_all = weakref.WeakKeyDictionary()
+# Whose turn it was last, found without a look-up; most programs have one loop.
+_last: weakref.ref[AsyncioTasks] | None = None
+
+
+class Waiter(asyncio.Future[bool]):
+    """A future whose task can take its step at once, where no other task is amid its own."""
+
+    _then: _Then | None = None
+
+    def add_done_callback(
+        self, fn: Callable[[Waiter], object], /, *, context: Context | None = None
+    ) -> None:
+        """Remember how the task goes on; more than that is a future's usual business."""
+        if self._then is None and context is not None and not self.done():
+            self._then = (fn, context)
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Waiter], object], /) -> int:
+        """Forget what was to be called."""
+        if self._then is not None and self._then[0] == fn:
+            self._then = None
+            return 1 + super().remove_done_callback(fn)
+        return super().remove_done_callback(fn)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """End the wait; the task hears of it in the loop's next round."""
+        if not super().cancel(msg):
+            return False
+        self._go_on_soon()
+        return True
+
+    def end(self, result: bool) -> None:
+        """End the wait, and let the task take its step."""
+        self.set_result(result)
+        if asyncio.current_task(self.get_loop()) is not None:
+            self._go_on_soon()
+            return
+        then, self._then = self._then, None
+        if then is not None:
+            function, context = then
+            assert context is not None, "it is not kept without"
+            context.run(function, self)
+
+    def _go_on_soon(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            function, context = then
+            self.get_loop().call_soon(function, self, context=context)
+
+
+class AsyncioTasks(Tasks):
+    """The tasks of one loop that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        # Not the loop itself: this is found by it, and shall end with it.
+        self.loop = weakref.ref(loop)
+        loop.add_reader(self.hub.fileno(), self.hub.dispatch)
+
+    def now(self) -> float:
+        return self._running().time()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        loop = self.loop()
+        assert loop is not None, "it runs this"
+        return loop
+
+    async def breathe(self, is_due: bool) -> None:
+        if is_due:
+            await asyncio.sleep(0)
+
+    def wake(self, waiter: Waiter) -> bool:
+        if waiter.done():
+            return False
+        waiter.end(True)
+        return True
+
+    def wait(self, queues: Sequence[Queue], deadline: float | None) -> Awaitable[bool]:
+        loop = self._running()
+        waiter = Waiter(loop=loop)
+        for queue in queues:
+            # One whose task was cancelled stays, and is passed over when its turn comes.
+            waiters = queue.waiters
+            while waiters and waiters[0].done():
+                waiters.popleft()
+            waiters.append(waiter)
+        return waiter if deadline is None else _until(waiter, loop, deadline)
+
+
+async def _until(waiter: Waiter, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
+    timer = loop.call_at(deadline, _expire, waiter)
+    try:
+        return await waiter
+    finally:
+        timer.cancel()
+
+
+def _expire(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.end(False)
+
+
+def tasks(loop: asyncio.AbstractEventLoop) -> AsyncioTasks:
+    """Give the tasks of a loop."""
+    global _last  # noqa: PLW0603 - see there
+    found = None if _last is None else _last()
+    if found is None or found.loop() is not loop:
+        found = _all.get(loop)
+        if found is None:
+            found = _all[loop] = AsyncioTasks(loop)
+        _last = weakref.ref(found)
+    return found
