@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import threading
+import weakref
 
 from ._errors import Invalid, WouldBlock
 from .loops._base import Loop
@@ -52,6 +53,7 @@ class Callbacks:
         self._is_paused = False
         # What a callback has returned that has yet to be awaited.
         self._unfinished: Any = None
+        _all.add(self)
 
     # ---- watching ------------------------------------------------------------------------------
 
@@ -83,9 +85,9 @@ class Callbacks:
     def lay_down(self) -> bool:
         """Serve the session no longer; False if that is so already."""
         with _lock:
-            if _all.get(id(self.session)) is not self:
+            if self.session._served is not self:
                 return False
-            del _all[id(self.session)]
+            self.session._served = None
             self.unwatch()
             self.session._set_callback(False)
         return True
@@ -184,7 +186,7 @@ class Callbacks:
             self._is_busy = False
             if self.watched is not None and not self._is_paused:
                 return
-            if _all.get(id(self.session)) is not self:
+            if self.session._served is not self:
                 return
             if not self.is_any():
                 self.lay_down()
@@ -282,7 +284,8 @@ def _shown(thing: object) -> str:
 # ---- what sessions ask for -----------------------------------------------------------------------
 
 _lock = threading.RLock()
-_all: dict[int, Callbacks] = {}
+# A hub keeps those whose sessions it watches, and a session its own; nothing else does.
+_all: weakref.WeakSet[Callbacks] = weakref.WeakSet()
 
 
 def set_callback(
@@ -294,7 +297,7 @@ def set_callback(
     """Set the callback "message", "close" or "error" of a session, or take it away."""
     _check(callback, on)
     with _lock:
-        served = _all.get(id(session))
+        served = session._served
         if served is not None and on is not None and served.loop._is_closed():
             give_up(served)
             served = None
@@ -310,7 +313,7 @@ def set_callback(
                 raise TypeError(msg)
         if loop != served.loop:
             _move(served, which, loop)
-        _all[id(session)] = served
+        session._served = served
         setattr(served, which, callback)
         if which == "message":
             session._set_callback(callback is not None)
@@ -331,9 +334,15 @@ def _move(served: Callbacks, which: str, on: Loop) -> None:
     served.loop = on
 
 
+def all_on(loop: Loop) -> list[Callbacks]:
+    """Give those that run in a place."""
+    with _lock:
+        return [served for served in _all if served.loop == loop]
+
+
 def leave(session: Session) -> None:
     """Serve a session no longer: it is about to be closed from here."""
-    served = _all.get(id(session))
+    served = session._served
     if served is not None:
         served.lay_down()
 
@@ -344,7 +353,7 @@ def check_not_served(session: Session) -> None:
     Raises:
         RuntimeError: there is a callback.
     """
-    served = _all.get(id(session))
+    served = session._served
     if served is None:
         return
     if served.loop._is_closed():
@@ -395,7 +404,8 @@ def _begin_anew() -> None:
     """In a forked child: the loops, and whoever held the lock, are not there."""
     global _lock  # noqa: PLW0603 - the one place
     _lock = threading.RLock()
-    _all.clear()
+    for served in list(_all):
+        served.session._served = None
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -24,13 +24,15 @@ class Watched:
 
     def __init__(
         self,
+        hub: Hub,
         number: int,
         session: _core.Session,
         event: str,
         ready: Callable[[int], object],
-        among: dict[int, Watched],
     ) -> None:
+        self._hub = weakref.ref(hub)
         self.number = number
+        among = hub.watched
         # Callbacks keep their session; who only waited for it once shall not.
         self._session = weakref.ref(session, lambda _: among.pop(number, None))
         self.event: str = event
@@ -42,13 +44,19 @@ class Watched:
         """The session, as long as somebody has it."""
         return self._session()
 
+    def leave(self) -> None:
+        """Be watched no longer."""
+        if hub := self._hub():
+            hub.remove(self)
+
 
 class Hub:
     """Watches sessions for one loop. `add`, `remove` and `wake` may be called from any thread."""
 
     def __init__(self) -> None:
         self._poller = _core.Poller()
-        self._watched: dict[int, Watched] = {}
+        # By number; what is watched for callbacks keeps them, and they their session.
+        self.watched: dict[int, Watched] = {}
         self._poked: list[Watched] = []
         self._numbers = itertools.count(1)
 
@@ -70,8 +78,8 @@ class Hub:
             Closed: the session is closed. OSError: there are no descriptors left.
         """
         # No lock: each of these is one step of the interpreter, and a signal's handler may come in.
-        watched = Watched(next(self._numbers), session, event, ready, self._watched)
-        self._watched[watched.number] = watched
+        watched = Watched(self, next(self._numbers), session, event, ready)
+        self.watched[watched.number] = watched
         try:
             self.watch(watched)
         except BaseException:
@@ -101,7 +109,7 @@ class Hub:
 
     def forget(self, watched: Watched) -> None:
         """Call it no more, and keep nothing of it."""
-        self._watched.pop(watched.number, None)
+        self.watched.pop(watched.number, None)
 
     def remove(self, watched: Watched) -> None:
         """Watch a session no longer."""
@@ -134,14 +142,14 @@ class Hub:
         found = bool(numbers)
         try:
             while numbers:
-                watched = self._watched.get(numbers[-1])
+                watched = self.watched.get(numbers[-1])
                 if watched is not None:
                     watched.ready(budget)
                 numbers.pop()
         except BaseException:
             # The program ends, or not: who has not had its turn to the end is not told again.
             for number in numbers:
-                if watched := self._watched.get(number):
+                if watched := self.watched.get(number):
                     self.poke(watched)
             raise
         return found

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import IO, Any, Literal, Self, TypeVar, overload
 
+    from ._callbacks import Callbacks
     from ._lending import Lent
     from .loops import Loop
 
@@ -49,6 +50,7 @@ class Session(_core.Session):
     stdout: "IO[bytes] | None" = None
     stderr: "IO[bytes] | None" = None
     _last_queue: "_weakref.ReferenceType[Any] | None" = None
+    _served: "Callbacks | None" = None
 
     def __iter__(self) -> "Iterator[Any]":
         """Give each message as it arrives; end when the other program closes.

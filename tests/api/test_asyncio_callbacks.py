@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import threading
+import weakref
 
 import alongside
 import pytest
@@ -437,6 +438,19 @@ def test_a_second_loop_may_follow_a_closed_one(run, echo):
 
     run(main())
     run(main())
+
+
+def test_a_session_on_a_closed_loop_can_be_dropped(run):
+    async def main():
+        session = alongside.start(command(ECHO))
+        session.on_message(print, on=loops.Asyncio())
+        session.on_close(print)
+        return weakref.ref(session)
+
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        dropped = run(main())
+        gc.collect()
+    assert dropped() is None
 
 
 def test_loops_that_come_and_go_leave_no_descriptors(run, echo):

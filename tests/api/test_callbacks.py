@@ -13,7 +13,7 @@ import weakref
 import alongside
 import pytest
 
-from tests.conftest import HEAD, wait_until
+from tests.conftest import ECHO, HEAD, command, wait_until
 
 
 @pytest.fixture
@@ -298,3 +298,15 @@ def test_a_callback_that_cannot_even_be_shown_ends_nobody_elses(program, inbox):
     first.send(2)
     second.send("hi")
     assert inbox.get() == "hi"
+
+
+def test_a_session_that_nothing_is_called_for_can_be_dropped():
+    session = alongside.start(command(ECHO))
+    session.on_error(print)
+    session.on_message(print)
+    session.on_message(None)
+    dropped = weakref.ref(session)
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del session
+        gc.collect()
+    assert dropped() is None

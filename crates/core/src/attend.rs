@@ -45,8 +45,6 @@ pub(crate) struct Attend {
     /// Wants the space bell. Only who holds the writing side may: the bell is armed by it, and emptied
     /// by it alone, for a second one could empty it under the first.
     pub(crate) wants_space: bool,
-    /// Asks now and then, though nothing has happened.
-    pub(crate) looks_again: bool,
 }
 
 impl<B: Buffer> Session<B> {
@@ -92,8 +90,8 @@ impl<B: Buffer> Session<B> {
             if deadline.is_over() {
                 return Err(Error::TimedOut);
             }
-            let is_restless = how.looks_again || (how.takes_in && !room);
-            let end = if is_restless { deadline.at_most(LOOK_AGAIN) } else { deadline };
+            let is_full = how.takes_in && !room;
+            let end = if is_full { deadline.at_most(LOOK_AGAIN) } else { deadline };
             let watch = Watched {
                 peer: is_peer_watched,
                 extra,

@@ -121,7 +121,7 @@ impl<B: Buffer> Session<B> {
             link,
             deadline,
             None,
-            Attend { takes_in: false, wants_space: true, looks_again: false },
+            Attend { takes_in: false, wants_space: true },
             &mut |_| {
                 tx.producer.arm(&ring);
                 let over = self.rx.lock_for_sure().consumer.is_finished(&link.incoming())

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use alongside_shm::Kind;
 
 use crate::aside::Armed;
-use crate::attend::Attend;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::lending::{self, Block, Terms};
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::{Outgoing, bare};
+use crate::sending::FOR_SPACE;
 use crate::session::{EXIT_GRACE, Session};
 
 /// What one side lends at most if nothing else is said, in bytes.
@@ -25,8 +25,6 @@ const RETURN_PATIENCE: Duration = Duration::from_micros(100);
 const FIRST_TOUCH_NS_PER_KIB: u64 = 400;
 /// If that is worth a sleep.
 const WORTH_SLEEPING: Duration = Duration::from_micros(100);
-/// Waiting for memory with the writing side in hand, for a moment.
-const FOR_MEMORY: Attend = Attend { takes_in: true, wants_space: true, looks_again: true };
 /// How long who waits for memory sleeps at most: where only the other side can make some, and else.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const LOOK_AGAIN_SOON: Duration = Duration::from_millis(20);
@@ -134,7 +132,7 @@ impl<B: Buffer> Session<B> {
         }
         let ring = link.outgoing();
         let patience = deadline.at_most(patience);
-        let waited = self.attend(link, patience, None, FOR_MEMORY, &mut |_room| {
+        let waited = self.attend(link, patience, None, FOR_SPACE, &mut |_room| {
             tx.producer.arm(&ring);
             if tx.lender.reclaim() {
                 return Ok(Some(()));

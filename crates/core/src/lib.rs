@@ -32,6 +32,7 @@ mod start;
 mod wire;
 
 pub use adopt::{ENVIRONMENT_VARIABLE, NotAdopted, adopt};
+pub use alongside_shm::Region;
 pub use alongside_sys::process::{EndSignal, Identity};
 pub use aside::{Armed, Aside};
 pub use borrowing::Lease;

@@ -19,10 +19,9 @@ use crate::session::{HANDLERS_EVERY, Session, this_thread};
 use crate::staging::BLOCK_BYTES;
 
 /// Waiting for space, by the holder of the writing side.
-const FOR_SPACE: Attend = Attend { takes_in: true, wants_space: true, looks_again: false };
+pub(crate) const FOR_SPACE: Attend = Attend { takes_in: true, wants_space: true };
 /// Waiting for something else, by anybody.
-pub(crate) const FOR_OTHER: Attend =
-    Attend { takes_in: true, wants_space: false, looks_again: false };
+pub(crate) const FOR_OTHER: Attend = Attend { takes_in: true, wants_space: false };
 /// How long both sides may stand still, each waiting for the other to receive, before that is an error.
 const STANDSTILL: Duration = Duration::from_secs(5);
 /// How long a sender of a large message looks for a block to come back before it makes more: some

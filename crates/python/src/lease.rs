@@ -30,9 +30,8 @@ impl Lease {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let region = slf.get().core.region();
         // SAFETY: the memory is readable as long as the lease, which the view keeps alive.
-        unsafe { fill(slf.as_any(), view, region.as_ptr(), region.len(), true, flags) }
+        unsafe { fill(slf.as_any(), view, slf.get().core.region(), true, flags) }
     }
 }
 
@@ -134,13 +133,12 @@ impl Block {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let region = slf.get().core.region();
         // SAFETY: the memory is writable as long as the block, which the view keeps alive.
-        unsafe { fill(slf.as_any(), view, region.as_ptr(), region.len(), false, flags) }
+        unsafe { fill(slf.as_any(), view, slf.get().core.region(), false, flags) }
     }
 }
 
-/// Fills a view of `length` bytes from `start` on.
+/// Fills a view of some memory.
 ///
 /// # Safety
 /// The memory is there as long as `owner`, and may be written unless `is_read_only`; `view` is the one
@@ -148,8 +146,7 @@ impl Block {
 unsafe fn fill(
     owner: &Bound<'_, PyAny>,
     view: *mut ffi::Py_buffer,
-    start: *mut u8,
-    length: usize,
+    region: core::Region<'_>,
     is_read_only: bool,
     flags: c_int,
 ) -> PyResult<()> {
@@ -161,8 +158,8 @@ unsafe fn fill(
         ffi::PyBuffer_FillInfo(
             view,
             owner.as_ptr(),
-            start.cast(),
-            length as ffi::Py_ssize_t,
+            region.as_ptr().cast(),
+            region.len() as ffi::Py_ssize_t,
             c_int::from(is_read_only),
             flags,
         )

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .._callbacks import Callbacks
 
 _PER_TURN = 64
-_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+# A hub belongs to its loop, which has it as a reader until it is closed.
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Hub]]
+_hubs = weakref.WeakKeyDictionary()
 
 
 class Asyncio(Loop):
@@ -49,9 +51,11 @@ class Asyncio(Loop):
 
     @property
     def _hub(self) -> Hub:
-        hub = _hubs.get(self._loop)
+        known = _hubs.get(self._loop)
+        hub = None if known is None else known()
         if hub is None:
-            hub = _hubs[self._loop] = Hub()
+            hub = Hub()
+            _hubs[self._loop] = weakref.ref(hub)
             self._begin(hub)
         return hub
 

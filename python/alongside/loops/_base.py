@@ -59,7 +59,7 @@ class Loop:
         return self._hub.add(served.session, event, served.ready)
 
     def _unwatch(self, watched: Watched) -> None:
-        self._hub.remove(watched)
+        watched.leave()
 
     def _spawn(self, served: Callbacks) -> None:
         """Run `served.aturn` in a task."""

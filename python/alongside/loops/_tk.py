@@ -77,11 +77,10 @@ class Tk(OwnThreadLoop):
         root.bind("<Destroy>", ended, add="+")
 
     def _end(self) -> None:
-        from .._callbacks import _all, give_up
+        from .._callbacks import all_on, give_up
 
-        for served in list(_all.values()):
-            if served.loop == self:
-                give_up(served)
+        for served in all_on(self):
+            give_up(served)
 
     def _is_closed(self) -> bool:
         if not self._is_here():
