@@ -8,6 +8,7 @@ is installed. Without it other buffers can be sent, and memoryviews arrive.
 from __future__ import annotations
 
 import math
+import re
 import struct
 import sys
 
@@ -15,7 +16,7 @@ from ._errors import Corrupt, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
 
     _Kind: TypeAlias = str | list[Any]
@@ -40,6 +41,9 @@ _FORMATS = {
     "f2": "e", "f4": "f", "f8": "d", "b1": "?",
 }  # fmt: skip
 _NATIVE = "<" if sys.byteorder == "little" else ">"
+# What numpy writes of a data type that has no fields. It would read more: lists of types, whose
+# sizes it adds up without care, and names that it evaluates.
+_PLAIN = re.compile(r"[<>|]?[biufcSUVMm][0-9]*(\[[0-9]*[a-zA-Zμ]+(/[0-9]+)?\])?", re.ASCII)
 
 
 def describe(data: Any) -> _Described:
@@ -128,7 +132,14 @@ def _kind_of(numpy: Any, dtype: Any) -> _Kind:
     if dtype.hasobject:
         msg = f"has items of the type {dtype}, which are Python objects\nsend .tolist() of it"
         raise TypeError(msg)
-    kind: _Kind = numpy.lib.format.dtype_to_descr(dtype)
+    try:
+        kind: _Kind = numpy.lib.format.dtype_to_descr(dtype)
+    except ValueError:
+        msg = (
+            f"has items of the type {dtype}, whose fields overlap or are out of order\n"
+            "send numpy.lib.recfunctions.repack_fields(...) of it"
+        )
+        raise TypeError(msg) from None
     if len(_kinds) < _REMEMBERED:
         _kinds[dtype] = kind
     return kind
@@ -164,8 +175,13 @@ def make(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) -> 
         numpy = _numpy()
         if numpy is None:
             return _view(lease, offset, kind, shape, order)
-        return numpy.ndarray(shape, _dtype(numpy, kind), lease, offset, order=order)
-    except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
+        dtype = _dtype(numpy, kind)
+        _check_fits(lease, offset, shape, dtype.itemsize)
+        return numpy.ndarray(shape, dtype, lease, offset, order=order)
+    except Invalid:
+        raise
+    except Exception as error:
+        # Whatever numpy says of a description, no honest program has sent it.
         msg = f"the other program sent an array that is none: {error}"
         raise Corrupt(msg) from error
 
@@ -183,6 +199,14 @@ def _check(offset: object, shape: list[int], order: str) -> None:
         raise ValueError(msg)
 
 
+def _check_fits(lease: Any, offset: int, shape: list[int], itemsize: int) -> None:
+    """Refuse what lies beyond the memory: numpy adds up in 64 bits, and wraps."""
+    end, size = offset + math.prod(shape) * itemsize, memoryview(lease).nbytes
+    if end > size:
+        msg = f"bytes {offset} to {end} of {size}"
+        raise ValueError(msg)
+
+
 _dtypes: dict[str, Any] = {}
 
 
@@ -190,17 +214,33 @@ def _dtype(numpy: Any, kind: _Kind) -> Any:
     if type(kind) is str and (found := _dtypes.get(kind)) is not None:
         return found
     dtype = numpy.lib.format.descr_to_dtype(_as_numpy_says(kind))
-    if dtype.hasobject:
-        msg = f"data type {dtype}"
+    if dtype.hasobject or not _is_whole(dtype):
+        msg = f"data type {kind!r}"
         raise ValueError(msg)
     if type(kind) is str and len(_dtypes) < _REMEMBERED:
         _dtypes[kind] = dtype
     return dtype
 
 
+def _is_whole(dtype: Any) -> bool:
+    """Tell whether all that a data type consists of lies within it."""
+    if dtype.subdtype is not None:
+        inner, shape = dtype.subdtype
+        return inner.itemsize * math.prod(shape) == dtype.itemsize and _is_whole(inner)
+    fields: dict[str, Any] = dtype.fields or {}
+    for field in fields.values():
+        inner, offset = field[:2]
+        if not (0 <= offset <= offset + inner.itemsize <= dtype.itemsize and _is_whole(inner)):
+            return False
+    return bool(dtype.itemsize >= 0)
+
+
 def _as_numpy_says(kind: Any) -> Any:
     """Make tuples again of what arrived as lists: the fields of a structured data type."""
     if isinstance(kind, str):
+        if _PLAIN.fullmatch(kind) is None:
+            msg = f"data type {kind!r}"
+            raise ValueError(msg)
         return kind
     fields: list[object] = []
     for name, inner, *shape in kind:
@@ -217,8 +257,22 @@ def _view(lease: Any, offset: int, kind: _Kind, shape: list[int], order: str) ->
         msg = f"data type {kind!r} in order {order} needs numpy, which is not installed here"
         raise Invalid(msg, data=bytes(lease))
     size = math.prod(shape) * struct.calcsize(code)
-    flat: Any = memoryview(lease)[offset : offset + size]
-    return flat.cast(code, shape)
+    _check_fits(lease, offset, shape, struct.calcsize(code))
+    flat = memoryview(lease)[offset : offset + size]
+    try:
+        return typed(flat, code, shape)
+    except ValueError as error:
+        msg = f"data type {kind!r} needs numpy, which is not installed here: {error}"
+        raise Invalid(msg, data=bytes(flat)) from error
+
+
+def typed(flat: Any, code: str, shape: Sequence[int]) -> Any:
+    """Give bytes as items of a format and a shape; an empty view has one dimension only.
+
+    Raises:
+        ValueError: this Python's memoryviews do not know the format.
+    """
+    return flat.cast(code, shape) if flat.nbytes else flat.cast(code)
 
 
 _numpy_module: Any = None

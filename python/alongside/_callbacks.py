@@ -34,6 +34,14 @@ class _Ended:
         self.reason = reason
 
 
+class _Failed:
+    """What is found instead of a message that cannot be had."""
+
+    def __init__(self, error: Exception, what: str) -> None:
+        self.error = error
+        self.what = what
+
+
 _NOTHING = object()
 
 
@@ -53,6 +61,9 @@ class Callbacks:
         self._is_paused = False
         # What a callback has returned that has yet to be awaited.
         self._unfinished: Any = None
+        # How many turns were handed over to tasks, and which of them has begun.
+        self.turn = 0
+        self._begun = 0
         _all.add(self)
 
     # ---- watching ------------------------------------------------------------------------------
@@ -65,7 +76,7 @@ class Callbacks:
         if wanted is None or self.watched is not None or self._is_busy:
             return
         try:
-            self.watched = self.loop._watch(self, wanted)
+            self.watched = self.loop._hub.add(self.session, wanted, self.ready)
         except BaseException:
             # Over, or no descriptors: then it has no callbacks, and can be received from.
             self.lay_down()
@@ -74,7 +85,7 @@ class Callbacks:
     def unwatch(self) -> None:
         watched, self.watched, self._is_paused = self.watched, None, False
         if watched is not None:
-            self.loop._unwatch(watched)
+            watched.leave()
 
     def is_any(self) -> bool:
         return bool(self.message or self.close or self.error)
@@ -89,6 +100,7 @@ class Callbacks:
                 return False
             self.session._served = None
             self.unwatch()
+            self.loop._let_go(self)
             self.session._set_callback(False)
         return True
 
@@ -115,7 +127,7 @@ class Callbacks:
             if is_async:
                 self._pause()
         if is_async:
-            self.loop._spawn(self)
+            self._hand_over()
             return
         try:
             self._turn(budget)
@@ -124,10 +136,28 @@ class Callbacks:
                 self._end_turn()
             else:
                 self._pause()
-                self.loop._spawn(self)
+                self._hand_over()
 
-    def _rounds(self, budget: int) -> Iterator[tuple[Callable[[Any], object], object]]:
-        """Give whom to call, and with what, until something was changed meanwhile."""
+    def _hand_over(self) -> None:
+        """Have a task of the loop go on with this turn."""
+        self.turn += 1
+        try:
+            self.loop._spawn(self)
+        except BaseException:
+            self.give_up_unless_begun(self.turn)
+            raise
+
+    def give_up_unless_begun(self, turn: int) -> None:
+        """End callbacks if the task for that turn is cancelled before it has begun."""
+        if self._begun < turn:
+            give_up(self)
+            self._end_turn()
+
+    def _rounds(self, budget: int) -> Iterator[tuple[Callable[[Any], object] | None, Any]]:
+        """Give whom to call, and with what, until something was changed meanwhile.
+
+        Nobody is to be called with a message that failed.
+        """
         watched, loop, is_async = self.watched, self.loop, self.is_async()
         for _ in range(budget):
             if self.watched is not watched or self.loop is not loop or self.is_async() != is_async:
@@ -139,22 +169,31 @@ class Callbacks:
                 if self.lay_down() and self.close is not None:
                     yield self.close, found.reason
                 return
-            if callback is not None:
+            if isinstance(found, _Failed):
+                yield None, found
+            elif callback is not None:
                 yield callback, found
 
     def _turn(self, budget: int) -> None:
         for callback, argument in self._rounds(budget):
+            if callback is None:
+                self.report(argument.error, argument.what)
+                continue
             self._call(callback, argument)
             if self._unfinished is not None:
                 return
 
     async def aturn(self, budget: int) -> None:
         """Do what a turn does, and await what the callbacks give."""
+        self._begun = self.turn
         try:
             if self._unfinished is not None:
                 unfinished, self._unfinished = self._unfinished, None
                 await self._finish(unfinished, self.message)
             for callback, argument in self._rounds(budget):
+                if callback is None:
+                    await self._areport(argument.error, argument.what)
+                    continue
                 try:
                     result: Any = callback(argument)
                 except Exception as error:
@@ -175,7 +214,7 @@ class Callbacks:
             await result
         except Exception as error:
             await self._areport(error, f"{_shown(callback)} raised")
-        except BaseException as error:
+        except self.loop._cancellation as error:
             if self.loop._is_cancelled():
                 raise
             # The callback's own business: something that it had awaited was cancelled.
@@ -183,34 +222,38 @@ class Callbacks:
 
     def _end_turn(self) -> None:
         with _lock:
-            self._is_busy = False
-            if self.watched is not None and not self._is_paused:
-                return
-            if self.session._served is not self:
-                return
-            if not self.is_any():
-                self.lay_down()
-                return
-            watched = self.watched
-            try:
-                if watched is None:
-                    self.watch()
-                else:
-                    self._is_paused = False
-                    self.loop._hub.watch(watched)
-            except Exception as error:
-                if watched is not None and self.session._end_reason() is not None:
-                    # The end is told in a turn of its own.
-                    self.loop._hub.poke(watched)
-                else:
-                    self.lay_down()
-                    self.report(error, "callbacks end")
+            failed = self._go_on_watching()
+        # Not under the lock: whoever is told may wait for a thread that sets a callback.
+        if failed is not None:
+            self.report(failed, "callbacks end")
+
+    def _go_on_watching(self) -> Exception | None:
+        self._is_busy = False
+        if self.watched is not None and not self._is_paused:
+            return None
+        if self.session._served is not self:
+            return None
+        if not self.is_any():
+            self.lay_down()
+            return None
+        watched = self.watched
+        try:
+            if watched is None:
+                self.watch()
+            else:
+                self._is_paused = False
+                self.loop._hub.watch(watched)
+        except Exception as error:
+            if watched is not None and self.session._end_reason() is not None:
+                # The end is told in a turn of its own.
+                self.loop._hub.poke(watched)
+                return None
+            self.lay_down()
+            return error
+        return None
 
     def _next(self) -> tuple[Callable[[Any], object] | None, object]:
-        """Give the next message and whom to call with it, or `_NOTHING`, or the end.
-
-        Nobody is to be called with a message that could not be decoded.
-        """
+        """Give the next message and whom to call with it, or `_NOTHING`, or the end, or why not."""
         callback, session, watched = self.message, self.session, self.watched
         if watched is None or self.loop._is_stopping:
             return None, _NOTHING
@@ -224,14 +267,13 @@ class Callbacks:
             except WouldBlock:
                 pass
             except Invalid as error:
-                self.report(error, "a message could not be decoded")
-                return None, None
+                return None, _Failed(error, "a message could not be decoded")
             except Exception as error:
                 if session._end_reason() is not None:
                     return None, _Ended(error)
                 # A shortage. The message stays receivable, so trying again would not end.
                 self.lay_down()
-                self.report(error, "a message cannot be taken; callbacks end")
+                return None, _Failed(error, "a message cannot be taken; callbacks end")
         return callback, found
 
     def _call(self, callback: Callable[[Any], object], argument: object) -> None:
@@ -313,6 +355,8 @@ def set_callback(
                 raise TypeError(msg)
         if loop != served.loop:
             _move(served, which, loop)
+        if callback is not None:
+            loop._take_up(served)
         session._served = served
         setattr(served, which, callback)
         if which == "message":
@@ -331,6 +375,7 @@ def _move(served: Callbacks, which: str, on: Loop) -> None:
         )
         raise ValueError(msg)
     served.unwatch()
+    served.loop._let_go(served)
     served.loop = on
 
 
@@ -367,11 +412,12 @@ def check_not_served(session: Session) -> None:
 
 
 def give_up(served: Callbacks) -> None:
-    """End the callbacks of a session whose loop is closed."""
+    """End the callbacks of a session whose loop is closed, or has cancelled them."""
     if served.lay_down():
         _log.error(
-            "%r is closed; callbacks end, and messages can be received, in %s",
+            "%r %s; callbacks end, and messages can be received, in %s",
             served.loop,
+            "is closed" if served.loop._is_closed() else "has cancelled one",
             _shown(served.session),
         )
 

@@ -54,10 +54,12 @@ class _Leased:
 
     def __init__(self) -> None:
         self._leases: list[Any] = []
+        # Bytes are copied, perhaps more than once, but to no more than a message may be.
+        self._left = 0
         self._decoder = msgspec.msgpack.Decoder(ext_hook=self)
 
-    def decode(self, data: bytes | memoryview, leases: list[Any]) -> object:
-        self._leases = leases
+    def decode(self, data: bytes, leases: list[Any], most: int) -> object:
+        self._leases, self._left = leases, most
         try:
             return self._decoder.decode(data)
         finally:
@@ -73,6 +75,10 @@ class _Leased:
         offset, size, *form = place
         part = _part(lease, offset, size)
         if code == _BYTES:
+            self._left -= len(part)
+            if self._left < 0:
+                msg = "more bytes than max_message allows"
+                raise ValueError(msg)
             return bytes(part)
         from ._arrow import make_arrow
 
@@ -107,19 +113,25 @@ def _part(lease: Any, offset: object, size: object) -> memoryview:
     return view[offset : offset + size]
 
 
-def decode_leased(body: bytes, leases: list[Any], is_beside: bool) -> object:
+def decode_leased(body: bytes, leases: list[Any], is_beside: bool, most: int) -> object:
     """Give the object that `body` means, or what it names in the last lease, with its arrays.
+
+    Args:
+        body: the message.
+        leases: the lent memory that came with it.
+        is_beside: `body` says where in the last lease the message lies.
+        most: bytes that may be copied out of the leases.
 
     Raises:
         Corrupt: it means nothing, or what is not there. No honest program sends that.
     """
-    data: bytes | memoryview = body
+    data = body
     try:
         if is_beside:
             # A copy: what is decoded must not change under the decoder's hands.
             data = bytes(_part(leases[-1], *struct.unpack("<QQ", body)))
         decoder = _idle.pop() if _idle else _Leased()
-        found = decoder.decode(data, leases)
+        found = decoder.decode(data, leases, most)
     except (Corrupt, Invalid):
         raise
     except (

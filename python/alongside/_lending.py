@@ -8,7 +8,7 @@ import struct
 import sys
 from typing import Generic, TypeVar
 
-from ._arrays import _FORMATS
+from ._arrays import _FORMATS, typed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def lend(session: _core.Session, shape: int | Sequence[int], dtype: Any, timeout
         size = math.prod(sizes) * struct.calcsize(code)
         block = _block(session, size, timeout)
         flat: Any = memoryview(block)  # type: ignore[arg-type]  # lends a buffer, natively
-        return Lent(block, flat.cast(code, sizes))
+        return Lent(block, typed(flat, code, sizes))
     kind = numpy.dtype(dtype)
     if kind.hasobject:
         msg = f"dtype {kind} has Python objects in it, which cannot be sent\nlend numbers"
@@ -93,11 +93,16 @@ def _format(dtype: Any) -> str:
     """Give the letter of `struct` for a data type, where numpy is not installed."""
     name = str(dtype).lstrip("<=|@")
     code = _FORMATS.get(name, name)
-    if code not in _FORMATS.values():
-        known = ", ".join(_FORMATS)
-        msg = f"dtype {dtype!r} needs numpy, which is not installed here\nwithout it: {known}"
-        raise TypeError(msg)
-    return code
+    try:
+        if code in _FORMATS.values():
+            typed(memoryview(bytes(struct.calcsize(code))), code, [1])
+            return code
+    except ValueError:
+        # Python 3.11's memoryviews do not know floats of 16 bits.
+        pass
+    known = ", ".join(_FORMATS)
+    msg = f"dtype {dtype!r} needs numpy, which is not installed here\nwithout it: {known}"
+    raise TypeError(msg)
 
 
 def lend_bytes(session: _core.Session, size: int, timeout: Any) -> Lent[memoryview]:

@@ -84,7 +84,8 @@ class Queue:
         self._wake = tasks.wake
         self.hub = tasks.hub
         # A message is for one; everything else may be for all.
-        ready = self.wake_next if event == "once" else self.wake_all
+        self.is_passed_on = event == "once"
+        ready = self.wake_next if self.is_passed_on else self.wake_all
         self._watched: Watched = tasks.hub.add(session, event, ready)
 
     def wake_next(self, _budget: int = 0) -> None:

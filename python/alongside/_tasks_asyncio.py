@@ -106,20 +106,28 @@ class AsyncioTasks(Tasks):
         loop = self._running()
         waiter = Waiter(loop=loop)
         for queue in queues:
-            # One whose task was cancelled stays, and is passed over when its turn comes.
-            waiters = queue.waiters
-            while waiters and waiters[0].done():
-                waiters.popleft()
-            waiters.append(waiter)
-        return waiter if deadline is None else _until(waiter, loop, deadline)
+            queue.waiters.append(waiter)
+        if deadline is None and queues[0].is_passed_on:
+            # Whoever waits here passes its turn on when it leaves, and so takes this out.
+            return waiter
+        return _until(waiter, loop, deadline, queues)
 
 
-async def _until(waiter: Waiter, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
-    timer = loop.call_at(deadline, _expire, waiter)
+async def _until(
+    waiter: Waiter,
+    loop: asyncio.AbstractEventLoop,
+    deadline: float | None,
+    queues: Sequence[Queue],
+) -> bool:
+    timer = None if deadline is None else loop.call_at(deadline, _expire, waiter)
     try:
         return await waiter
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
+        for queue in queues:
+            if waiter in queue.waiters:
+                queue.waiters.remove(waiter)
 
 
 def _expire(waiter: Waiter) -> None:

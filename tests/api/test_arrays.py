@@ -14,6 +14,7 @@ import alongside
 import hypothesis.extra.numpy as hn
 import msgspec
 import numpy as np
+import numpy.lib.recfunctions
 import pytest
 from alongside import _arrays, _data
 from hypothesis import HealthCheck, given, settings
@@ -147,6 +148,45 @@ def test_without_numpy_a_typed_memoryview_arrives(echo):
         assert rest == ["i", [2, 3], [[0, 1, 2], [3, 4, 5]], True]
 
 
+def test_without_numpy_the_session_goes_on_after_what_only_numpy_knows(program):
+    session = program(
+        """
+        sys.modules["numpy"] = None
+        for _ in range(s.hello):
+            try:
+                s.receive()
+            except alongside.Invalid as error:
+                s.send(str(error))
+        while True:
+            got = s.receive()
+            s.send([got.shape, got.format, got.tolist()])
+        """,
+        hello=6,
+    )
+    for sent in (
+        np.ones((2, 2), order="F"),
+        np.ones(2, ">f8"),
+        np.ones(2, "c16"),
+        np.array(["text"]),
+        np.array(["2026-01-01"], "M8[s]"),
+        np.zeros(2, [("x", "i4")]),
+    ):
+        session.send(sent)
+        assert "needs numpy" in session.receive()
+    session.send(np.zeros(0))
+    assert session.receive() == [[0], "d", []]
+    session.send(np.zeros((0, 3), "i2"))
+    assert session.receive() == [[0], "h", []]
+
+
+def test_fields_out_of_order_are_refused_with_a_way_out(echo):
+    sent = np.zeros(3, [("a", "i4"), ("b", "f8")])[["b", "a"]]
+    with pytest.raises(TypeError, match=r"(?s)data\['x'\].*out of order.*repack_fields"):
+        echo.send({"x": sent})
+    echo.send(numpy.lib.recfunctions.repack_fields(sent))
+    assert echo.receive().dtype.names == ("b", "a")
+
+
 def test_a_received_array_cannot_be_written(echo):
     echo.send(np.arange(3))
     got = echo.receive()
@@ -174,8 +214,14 @@ def leases_of(pid):
 
 
 def caretakers():
-    names = (task / "comm" for task in Path("/proc/self/task").iterdir())
-    return [name for name in names if name.read_text() == "alongside-idle\n"]
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.append((task / "comm").read_text())
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    return [name for name in found if name == "alongside-idle\n"]
 
 
 def shared_kb(pid):
@@ -403,7 +449,7 @@ def test_a_note_of_bytes_that_are_not_there_is_corrupt(offset, size):
     for code, note in [(4, [None, offset, size]), (5, [None, offset, size, "table"])]:
         body = encode([msgspec.msgpack.Ext(code, encode(note))])
         with pytest.raises(alongside.Corrupt):
-            _data.decode_leased(body, [bytes(8)], is_beside=False)
+            _data.decode_leased(body, [bytes(8)], is_beside=False, most=8)
 
 
 @pytest.mark.parametrize(
@@ -414,9 +460,9 @@ def test_a_note_of_no_array_is_corrupt(note):
     encode = msgspec.msgpack.encode
     body = encode([msgspec.msgpack.Ext(3, encode(note))])
     with pytest.raises(alongside.Corrupt):
-        _data.decode_leased(body, [bytes(8)], is_beside=False)
+        _data.decode_leased(body, [bytes(8)], is_beside=False, most=8)
     with pytest.raises(alongside.Corrupt):
-        _data.decode_leased(b"short", [bytes(8)], is_beside=True)
+        _data.decode_leased(b"short", [bytes(8)], is_beside=True, most=8)
 
 
 def test_a_message_with_arrays_that_cannot_be_taken_now_keeps_its_memory():

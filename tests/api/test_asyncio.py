@@ -1,6 +1,8 @@
 """asyncio and uvloop: awaiting, cancellation, ends, several who wait."""
 
 import asyncio
+import gc
+import os
 import select
 import sys
 import threading
@@ -481,3 +483,29 @@ def test_a_task_that_exits_takes_no_turn_from_others(program, new_loop):
     assert set(got) == set(sessions)
     assert [task.exception().code for task in tasks if task.exception()] == [7]
     loop.close()
+
+
+def test_waits_that_time_out_in_loops_that_come_and_go_leave_no_descriptors(run, program):
+    session = program("os.read(0, 1)", stdin=alongside.PIPE)
+    with pytest.raises(alongside.WouldBlock):
+        while True:
+            session.send_nowait(b"x" * 30_000)
+
+    async def send(**timeout):
+        await session.asend(b"x" * 30_000, **timeout)
+
+    async def main():
+        for wait in (session.await_exit, session.areceive, send):
+            with pytest.raises(alongside.TimedOut):
+                await wait(timeout=0.001)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(wait(), 0.001)
+
+    run(main())
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        run(main())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    session.stdin.close()

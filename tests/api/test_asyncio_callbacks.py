@@ -466,3 +466,99 @@ def test_loops_that_come_and_go_leave_no_descriptors(run, echo):
         run(main())
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_callback_that_is_cancelled_before_it_begins_leaves_the_messages_receivable(
+    run, program, caplog
+):
+    session = program("s.send(1)\ns.receive()")
+
+    async def main():
+        got = []
+
+        async def arrived(message):
+            got.append(message)
+
+        session.on_message(arrived, on=loops.Asyncio())
+        me = asyncio.current_task()
+        while not (others := asyncio.all_tasks() - {me}):
+            await asyncio.sleep(0)
+        others.pop().cancel()
+        while not caplog.records:
+            await asyncio.sleep(0)
+        assert await session.areceive(timeout=30) == 1
+        session.on_message(got.append, on=loops.Asyncio())
+        session.on_message(None)
+        assert got == []
+
+    run(main())
+    assert "can be received" in caplog.text
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_callback_that_exits_ends_the_loop(run, program, is_async):
+    session = program("s.send(1)\ns.receive()")
+
+    def exits(_):
+        raise SystemExit(7)
+
+    async def aexits(_):
+        await asyncio.sleep(0)
+        raise SystemExit(7)
+
+    async def main():
+        session.on_message(aexits if is_async else exits, on=loops.Asyncio())
+        await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit, match="7"):
+        run(main())
+
+
+def test_an_async_error_callback_is_told_of_what_is_no_data(run, program):
+    session = program(
+        """
+        import datetime
+        # What the encoder takes for a date, and no decoder does.
+        datetime.datetime = type("Never", (), {"isoformat": lambda self: "never"})
+        s.send(datetime.datetime())
+        s.send(2)
+        s.receive()
+        """
+    )
+
+    async def main():
+        told, got = [], []
+
+        async def failed(error):
+            await asyncio.sleep(0)
+            told.append(error)
+
+        session.on_error(failed, on=loops.Asyncio())
+        session.on_message(got.append)
+        while not got:
+            await asyncio.sleep(0)
+        assert (got, [type(error) for error in told]) == ([2], [alongside.Invalid])
+
+    run(main())
+
+
+def test_callbacks_move_here_amid_one_in_the_librarys_thread(run, program):
+    session = program("for i in range(3): s.send(i)\ns.receive()")
+    begun, go_on = threading.Event(), threading.Event()
+    got = []
+
+    def slow(message):
+        got.append((message, threading.current_thread().name))
+        begun.set()
+        go_on.wait()
+
+    async def main():
+        session.on_message(slow)
+        begun.wait()
+        session.on_message(lambda m: got.append((m, "here")), on=loops.Asyncio())
+        go_on.set()
+        while len(got) < 3:
+            await asyncio.sleep(0)
+
+    run(main())
+    assert got == [(0, "alongside"), (1, "here"), (2, "here")]

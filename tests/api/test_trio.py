@@ -315,3 +315,27 @@ def test_callbacks_taken_away_by_another_thread_end_the_nursery(echo):
     trio.run(main)
     echo.send(2)
     assert echo.receive() == 2
+
+
+def test_callbacks_move_here_amid_one_in_the_librarys_thread(program):
+    session = program("for i in range(3): s.send(i)\ns.receive()")
+    begun, go_on = threading.Event(), threading.Event()
+    got = []
+
+    def slow(message):
+        got.append(message)
+        begun.set()
+        go_on.wait()
+
+    async def main():
+        session.on_message(slow)
+        begun.wait()
+        async with trio.open_nursery() as nursery:
+            session.on_message(lambda m: got.append(str(m)), on=loops.Trio(nursery))
+            go_on.set()
+            while len(got) < 3:
+                await trio.sleep(0)
+            session.on_message(None)
+
+    trio.run(main)
+    assert got == [0, "1", "2"]

@@ -136,10 +136,76 @@ def test_tk_takes_callbacks_only_from_its_thread(tk):
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
-        assert "from the thread that made it" in caught[0]
+        assert "from the thread that it runs in" in caught[0]
         session.close()
         """
     )
+
+
+def test_tk_takes_no_descriptors_beyond_its_bound_and_recovers(tk):
+    tk(
+        """
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        many = [os.dup(0) for _ in range(1100)]
+        try:
+            session.on_message(print, on=loops.Tk(root))
+        except OSError as error:
+            assert "Tk watches descriptors below 1024" in str(error)
+        else:
+            raise AssertionError
+        for fd in many:
+            os.close(fd)
+        got = []
+        session.on_message(lambda m: (got.append(m), root.quit()), on=loops.Tk(root))
+        session.send(1)
+        root.mainloop()
+        assert got == [1]
+        session.close()
+        """
+    )
+
+
+def test_a_part_of_a_window_that_is_destroyed_takes_no_callbacks(tk):
+    tk(
+        """
+        part = tkinter.Frame(root)
+        part.destroy()
+        try:
+            session.on_message(print, on=loops.Tk(part))
+        except RuntimeError as error:
+            assert "is closed" in str(error)
+        else:
+            raise AssertionError
+        session.close()
+        """
+    )
+
+
+MOVE = """
+        begun, go_on = threading.Event(), threading.Event()
+        got = []
+        def slow(message):
+            begun.set()
+            go_on.wait()
+        def arrived(message):
+            got.append((message, threading.get_ident()))
+            if len(got) == 2:
+                {quit}
+        session.on_message(slow)
+        for number in range(3):
+            session.send(number)
+        begun.wait()
+        session.on_message(arrived, on={place})
+        go_on.set()
+        {run}
+        assert got == [(1, here), (2, here)], got
+        session.close()
+"""
+
+
+def test_callbacks_move_to_tk_amid_one_in_the_librarys_thread(tk):
+    tk(MOVE.format(place="loops.Tk(root)", run="root.mainloop()", quit="root.quit()"))
 
 
 def test_a_session_of_a_tk_program_may_be_closed_in_another_thread(tk):
@@ -268,6 +334,33 @@ def test_what_is_no_application_is_refused(qt):
                 assert "no application" in str(error)
             else:
                 raise AssertionError
+        session.close()
+        """
+    )
+
+
+def test_callbacks_move_to_qt_amid_one_in_the_librarys_thread(qt):
+    qt(MOVE.format(place="loops.Qt(app)", run="app.exec()", quit="app.quit()"))
+
+
+def test_qt_takes_callbacks_only_from_its_thread(qt):
+    qt(
+        """
+        caught = []
+        def elsewhere():
+            try:
+                session.on_message(print, on=loops.Qt(app))
+            except RuntimeError as error:
+                caught.append(str(error))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "from the thread that it runs in" in caught[0]
+        got = []
+        session.on_message(lambda m: (got.append(m), app.quit()), on=loops.Qt(app))
+        session.send(1)
+        app.exec()
+        assert got == [1]
         session.close()
         """
     )

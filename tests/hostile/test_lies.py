@@ -24,10 +24,17 @@ _arrays.describe = lie
 s.send({data})
 s.receive()
 """
+# The second of two is told of as if it reached round all memory.
+BEYOND = "kind, shape = ('u1', (2**63 - 1,)) if len(data) < 100 else (kind, shape)"
 LIES = {
     "a negative size": "shape = (-1,)",
     "more than is there": "shape = (1_000_000,)",
     "more than can be counted": "shape = (1 << 62, 1 << 62)",
+    "an end beyond what 64 bits count": BEYOND,
+    "a type of more than can be counted": "kind = 'V2147483647,V2147483647'",
+    "a type whose fields lie outside": f"kind = '{'V1073741824,' * 4}i4'",
+    "a type that is evaluated": "kind = 'i4,('",
+    "a type of old": "kind = 'a5'",
     "a size that is no number": "shape = ('x',)",
     "a shape that is no list": "shape = 5",
     "Python objects": "kind = 'O'",
@@ -39,15 +46,19 @@ LIES = {
     "an order that is none": "order = 'Z'",
     "an extension that is none": "code = 77",
     "bytes that are not there": "code, kind, shape, order = 4, 1 << 40, (), ''",
-    "a table that is none": "code, kind, shape, order = 5, 800, 'table', ''",
-    "a table of no known form": "code, kind, shape, order = 5, 800, 'chair', ''",
+    "a table that is none": "code, kind, shape, order = 5, 700, 'table', ''",
+    "a table of no known form": "code, kind, shape, order = 5, 700, 'chair', ''",
 }
 
 
-@pytest.mark.parametrize("where", ["{}", "['deep', [{}]]"])
+# Alone, deep in data, and behind another one.
+PLACES = ["{}", "['deep', [{}]]", "[array.array('d', range(100)), array.array('d', range(99))]"]
+
+
+@pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("name", sorted(LIES))
 def test_a_lie_about_an_array_ends_the_session_as_corrupt(program, name, where):
-    data = where.format("array.array('d', range(100))")
+    data = where.format("array.array('d', range(99))")
     session = program(LIAR.format(lie=LIES[name], data=data))
     with pytest.raises(alongside.Corrupt):
         session.receive()
@@ -86,3 +97,62 @@ def test_a_lie_in_the_first_data_ends_the_session_as_corrupt():
 def test_the_liar_is_honest_without_a_lie(program):
     session = program(LIAR.format(lie="pass", data="array.array('d', range(100))"))
     assert session.receive().tolist() == list(range(100))
+
+
+OVERFLOW = """
+import array, ctypes
+from alongside import _arrays
+honest = _arrays.describe
+
+def lie(data):
+    code, fill, size, (kind, shape, order), source = honest(data)
+    return code, fill, size, (kind, (2**63 - 1,) if len(data) == 99 else shape, order), source
+
+_arrays.describe = lie
+s.send(array.array("b", bytes(100)))
+s.receive()
+with s.lend_bytes(200) as lent:
+    s.send((ctypes.c_int8 * 99).from_buffer(lent, 64))
+s.receive()
+"""
+
+
+def test_an_array_alone_may_not_lie_about_its_end_either(program):
+    session = program(OVERFLOW)
+    assert session.receive().tolist() == [0] * 100
+    session.send("the type is known now")
+    with pytest.raises(alongside.Corrupt):
+        session.receive()
+
+
+BOMB = """
+import array
+from alongside import _arrays
+honest = _arrays.describe
+
+def lie(data):
+    if len(data) > 1:
+        return honest(data)
+    return 4, lambda block, offset: None, 0, (1_000_000,), None
+
+_arrays.describe = lie
+s.send([array.array("i", [1])] * {count} + [array.array("B", bytes(2_000_000))])
+s.receive()
+"""
+
+
+def test_bytes_become_no_more_than_a_message_may_be(program):
+    session = program(BOMB.format(count=2), max_message=4_000_000)
+    assert [len(part) for part in session.receive()] == [1_000_000, 1_000_000, 2_000_000]
+    session = program(BOMB.format(count=5), max_message=4_000_000)
+    with pytest.raises(alongside.Corrupt, match="more bytes than max_message allows"):
+        session.receive()
+
+
+def test_honest_data_that_names_lent_bytes_often_is_refused_before_it_is_sent(program):
+    session = program("s.send(s.receive())", max_message=4_000_000)
+    with session.lend_bytes(1_000_000) as lent:
+        with pytest.raises(alongside.TooLarge, match="5000000 bytes"):
+            session.send([lent] * 5)
+        session.send([lent] * 4)
+    assert session.receive() == [bytes(1_000_000)] * 4

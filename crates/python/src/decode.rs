@@ -5,6 +5,7 @@
 
 use alongside_core as core;
 use alongside_core::{Buffer, Error, Message};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 use rmp::decode as mp;
@@ -141,7 +142,8 @@ impl Endpoint {
         let decoded = match codec {
             PACKED => DECODE.get(py)?.call1((bytes,)),
             WITH_ARRAYS | BESIDE_ARRAYS => {
-                DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS))
+                let most = self.core.max_message_bytes();
+                DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS, most))
             }
             _ => {
                 let text =
@@ -174,6 +176,11 @@ fn sole_array<'py>(
         Some(number) => leases.get(usize::try_from(number).ok()?)?,
         None => leases.last()?,
     };
+    // Before numpy is asked, which adds up in 64 bits, and wraps.
+    let itemsize = dtype.getattr(intern!(py, "itemsize")).ok()?.extract::<u64>().ok()?;
+    if note.end(itemsize)? > lease.get().core.bytes() {
+        return None;
+    }
     let shape = PyTuple::new(py, note.shape).ok()?;
     let arguments = (shape, dtype, lease, note.offset, py.None(), note.order);
     NDARRAY.get(py).ok()?.call1(arguments).ok()
@@ -189,6 +196,12 @@ struct Note<'b> {
 }
 
 impl Note<'_> {
+    /// Where the array ends, as far as that can be counted.
+    fn end(&self, itemsize: u64) -> Option<u64> {
+        let bytes = self.shape.iter().try_fold(itemsize, |all, size| all.checked_mul(*size))?;
+        self.offset.checked_add(bytes)
+    }
+
     /// Reads a body that is such an extension and nothing else.
     fn read(body: &[u8]) -> Option<Note<'_>> {
         let mut rest = body;

@@ -200,6 +200,8 @@ pub(crate) struct Packed<'py> {
     pub(crate) copied: Vec<(Copied<'py>, usize)>,
     /// Bytes of lent memory that this takes.
     pub(crate) copied_bytes: usize,
+    /// How many bytes the receiver will copy out of lent memory, which may be named more than once.
+    pub(crate) named_bytes: usize,
     /// What lies in lent memory already.
     pub(crate) placed: Vec<Place<'py>>,
     /// Further views of the same blocks.
@@ -363,6 +365,7 @@ fn note_bytes(
     length: usize,
     out: &mut Packed<'_>,
 ) -> Result<(), Misfit> {
+    out.named_bytes = out.named_bytes.saturating_add(length);
     let mut note = Vec::with_capacity(32);
     written(mp::write_array_len(&mut note, 3))?;
     put_lease(lease, &mut note)?;

@@ -68,6 +68,7 @@ impl Endpoint {
         packed: &Packed<'_>,
         terms: Terms,
     ) -> PyResult<()> {
+        self.check_size(py, packed.named_bytes)?;
         let is_beside = packed.bytes.len() > LONGEST_BESIDE_LEASES;
         let at = packed.copied_bytes.next_multiple_of(8);
         let whole = if is_beside { at + packed.bytes.len() } else { packed.copied_bytes };
@@ -139,6 +140,14 @@ impl Endpoint {
         sent
     }
 
+    fn check_size(&self, py: Python<'_>, bytes: usize) -> PyResult<()> {
+        let (bytes, limit) = (bytes as u64, self.core.max_message_bytes());
+        if bytes > limit {
+            return Err(self.failed(py, Error::TooLarge { bytes, limit }));
+        }
+        Ok(())
+    }
+
     /// Memory to be filled in place.
     pub(crate) fn lend<'py>(
         &self,
@@ -147,10 +156,7 @@ impl Endpoint {
         until: Deadline,
     ) -> PyResult<Bound<'py, Block>> {
         const NO_MEMORY: &str = "the other program has given nothing back";
-        if bytes as u64 > self.core.max_message_bytes() {
-            let limit = self.core.max_message_bytes();
-            return Err(self.failed(py, Error::TooLarge { bytes: bytes as u64, limit }));
-        }
+        self.check_size(py, bytes)?;
         let block = self.wait(py, NO_MEMORY, |_| self.core.lend(bytes, until))?;
         let block = Bound::new(py, Block::new(block))?;
         self.lent.add(&block)?;

@@ -34,6 +34,7 @@ class Asyncio(Loop):
     """
 
     _takes_coroutines = True
+    _cancellation = asyncio.CancelledError
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__()
@@ -55,8 +56,8 @@ class Asyncio(Loop):
         hub = None if known is None else known()
         if hub is None:
             hub = Hub()
-            _hubs[self._loop] = weakref.ref(hub)
             self._begin(hub)
+            _hubs[self._loop] = weakref.ref(hub)
         return hub
 
     def _begin(self, hub: Hub) -> None:
@@ -78,4 +79,10 @@ class Asyncio(Loop):
     def _spawn(self, served: Callbacks) -> None:
         task = self._loop.create_task(served.aturn(_PER_TURN))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        turn = served.turn
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            served.give_up_unless_begun(turn)
+
+        task.add_done_callback(done)

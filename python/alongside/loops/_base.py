@@ -9,7 +9,6 @@ from .._hub import Hub
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._callbacks import Callbacks
-    from .._hub import Watched
 
 
 class Loop:
@@ -22,6 +21,8 @@ class Loop:
     _is_stopping = False
     # What callbacks may raise without the loop being told; the rest, as Ctrl-C, is its business.
     _survives: type[BaseException] = Exception
+    # What is raised where a task that runs here is cancelled, if a callback may survive that.
+    _cancellation: type[BaseException] | tuple[()] = ()
 
     def __init__(self) -> None:
         self._made_hub: Hub | None = None
@@ -30,8 +31,9 @@ class Loop:
     def _hub(self) -> Hub:
         """The sessions that are served here."""
         if self._made_hub is None:
-            self._made_hub = Hub()
-            self._begin(self._made_hub)
+            hub = Hub()
+            self._begin(hub)
+            self._made_hub = hub
         return self._made_hub
 
     def _begin(self, hub: Hub) -> None:
@@ -55,11 +57,16 @@ class Loop:
         """Tell whether the task that runs here has been cancelled itself."""
         return True
 
-    def _watch(self, served: Callbacks, event: str) -> Watched:
-        return self._hub.add(served.session, event, served.ready)
+    def _take_up(self, _served: Callbacks) -> None:
+        """Get ready to serve a session, in the thread of whoever sets its callback.
 
-    def _unwatch(self, watched: Watched) -> None:
-        watched.leave()
+        What follows, watching and no longer watching it, may be done by any thread.
+        """
+        # It is made here, and begins.
+        self._hub.fileno()
+
+    def _let_go(self, _served: Callbacks) -> None:
+        """Serve a session no longer."""
 
     def _spawn(self, served: Callbacks) -> None:
         """Run `served.aturn` in a task."""
@@ -78,6 +85,6 @@ class OwnThreadLoop(Loop):
 
     def _check(self) -> None:
         if not self._is_here():
-            msg = f"{self!r} takes callbacks only from the thread that made it"
+            msg = f"{self!r} takes callbacks only from the thread that it runs in"
             raise RuntimeError(msg)
         super()._check()

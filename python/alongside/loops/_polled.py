@@ -38,8 +38,9 @@ class Thread(Loop):
         return "loops.Thread()"
 
     def _begin(self, hub: Hub) -> None:
-        self._thread = threading.Thread(target=self._run, args=[hub], name="alongside", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=[hub], name="alongside", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _run(self, hub: Hub) -> None:
         while not self._is_stopping:
@@ -80,6 +81,11 @@ class Manual(Loop):
     readable.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # At once: several threads may ask for it first.
+        self._made_hub = Hub()
+
     def __repr__(self) -> str:
         return f"<loops.Manual at {id(self):#x}>"
 
@@ -94,9 +100,6 @@ class Manual(Loop):
             timeout: seconds to wait if nothing has; None for ever.
         """
         self._hub.dispatch(timeout)
-
-    def _begin(self, hub: Hub) -> None:
-        """Wait for the program to call `dispatch`."""
 
 
 def _begin_anew() -> None:

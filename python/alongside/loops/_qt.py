@@ -49,8 +49,9 @@ class Qt(OwnThreadLoop):
     def _hub(self) -> Hub:
         hub: Hub | None = getattr(self._app, "_alongside_hub", None)
         if hub is None:
-            hub = self._app._alongside_hub = Hub()
+            hub = Hub()
             self._begin(hub)
+            self._app._alongside_hub = hub
         return hub
 
     def _begin(self, hub: Hub) -> None:
@@ -64,6 +65,12 @@ class Qt(OwnThreadLoop):
 
         notifier.activated.connect(readable)
         self._app._alongside_notifier = notifier
+
+    def _is_here(self) -> bool:
+        try:
+            return bool(self._app.thread() == self._core.QThread.currentThread())
+        except RuntimeError:
+            return super()._is_here()
 
     def _is_closed(self) -> bool:
         try:

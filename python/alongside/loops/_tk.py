@@ -46,8 +46,9 @@ class Tk(OwnThreadLoop):
     def _hub(self) -> Hub:
         hub: Hub | None = getattr(self._root, "_alongside_hub", None)
         if hub is None:
-            hub = self._root._alongside_hub = Hub()
+            hub = Hub()
             self._begin(hub)
+            self._root._alongside_hub = hub
         return hub
 
     def _begin(self, hub: Hub) -> None:
@@ -86,7 +87,6 @@ class Tk(OwnThreadLoop):
         if not self._is_here():
             return False
         try:
-            self._root.winfo_exists()
+            return not self._root.winfo_exists()
         except tkinter.TclError:
             return True
-        return False

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from .._hub import Hub, Watched
+from .._hub import Hub
 from ._base import Loop
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ class Trio(Loop):
         super().__init__()
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
-        self._served: dict[int, Callbacks] = {}
+        self._served: set[Callbacks] = set()
         self._has_task = False
         self._is_over = False
 
@@ -63,17 +63,15 @@ class Trio(Loop):
     def _begin(self, hub: Hub) -> None:
         """Nothing to do: the task begins with the first session."""
 
-    def _watch(self, served: Callbacks, event: str) -> Watched:
-        watched = super()._watch(served, event)
-        self._served[watched.number] = served
+    def _take_up(self, _served: Callbacks) -> None:
+        super()._take_up(_served)
         if not self._has_task:
-            self._has_task = True
             self._nursery.start_soon(self._serve)
-        return watched
+            self._has_task = True
+        self._served.add(_served)
 
-    def _unwatch(self, watched: Watched) -> None:
-        super()._unwatch(watched)
-        self._served.pop(watched.number, None)
+    def _let_go(self, _served: Callbacks) -> None:
+        self._served.discard(_served)
         # The task may have nothing left to watch.
         self._hub.wake()
 
@@ -87,7 +85,7 @@ class Trio(Loop):
             self._is_over = True
             from .._callbacks import give_up
 
-            for served in list(self._served.values()):
+            for served in list(self._served):
                 give_up(served)
             raise
         finally:
