@@ -14,9 +14,7 @@ FRAMES_AHEAD = 4
 def main():
     session = alongside.session(required=True)
     height, width = session.hello["height"], session.hello["width"]
-    size = height * width * 3
-    # A block may be an eighth larger than what lies in it.
-    session.lend_limit = FRAMES_AHEAD * (size + size // 8)
+    session.lend_limit = FRAMES_AHEAD * height * width * 3
     picture = scene(height, width)
     number = 0
     try:

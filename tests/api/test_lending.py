@@ -271,6 +271,41 @@ def test_at_the_limit_a_sender_waits_for_what_comes_back(program):
     assert session.lent_bytes == 1 << 20
 
 
+def test_the_limit_counts_what_was_asked_for(program):
+    session = program(KEEPER)
+    frame = np.zeros((480, 640, 3), "u1")
+    session.lend_limit = 4 * frame.nbytes
+    for count in range(1, 5):
+        session.send(frame, timeout=0)
+        assert session.lent_bytes == count * frame.nbytes
+    with pytest.raises(alongside.Busy, match="lend_limit"):
+        session.send_nowait(frame)
+
+
+def test_bytes_go_another_way_where_no_memory_may_be_lent(program):
+    session = program(
+        """
+        s.receive()
+        first = s.receive_view()
+        s.send("I look at what I get")
+        for _ in range(2):
+            s.send(len(s.receive()))
+        first.release()
+        del first
+        s.send(len(s.receive_view()))
+        """
+    )
+    session.send(bytes(100))
+    session.lend_limit = 1 << 20
+    session.send(bytes(900_000))
+    assert session.receive() == "I look at what I get"
+    for size in (200_000, 2_000_000):
+        session.send(bytes(size))
+        assert session.receive() == size
+    session.send(bytes(900_000))
+    assert session.receive() == 900_000
+
+
 def test_a_wait_for_memory_ends_with_the_other_program(program):
     session = program(KEEPER + "        if len(kept) == 2: os.kill(os.getpid(), signal.SIGKILL)\n")
     session.lend_limit = 1 << 20

@@ -12,13 +12,13 @@ use alongside_shm::{RETURNS_BYTES, Region, Returns, SLOTS};
 use alongside_sys::memory::{self, Access, Mapping};
 
 use crate::error::Error;
-use crate::lending::Terms;
+use crate::lending::{self, Terms};
 use crate::link::Link;
 
 /// What a hostile lender may make us map, in files.
-const MOST_ARENAS: usize = 8192;
-/// And in bytes. An honest one lends 1 GiB at once, and keeps less than this for it.
-const MOST_BYTES: u64 = 16 << 30;
+const MOST_ARENAS: usize = 2 * lending::MOST_ARENAS;
+/// And in bytes.
+const MOST_BYTES: u64 = 2 * lending::MOST_ARENA_BYTES;
 
 /// Bytes of the other program's memory, to be read for as long as this lives.
 #[derive(Debug)]

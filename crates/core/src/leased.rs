@@ -10,11 +10,11 @@ use alongside_shm::Kind;
 use crate::aside::Armed;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::lending::{self, Block, Terms};
+use crate::lending::{self, Block, Lack, Terms};
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::outgoing::{Outgoing, bare};
-use crate::sending::FOR_SPACE;
+use crate::sending::{FOR_SPACE, Sent};
 use crate::session::{EXIT_GRACE, Session};
 
 /// What one side lends at most if nothing else is said, in bytes.
@@ -45,25 +45,19 @@ impl<B: Buffer> Session<B> {
     pub fn lend(&self, bytes: usize, deadline: Deadline) -> Result<Block, Error> {
         self.check_open()?;
         self.check_not_amid_a_send()?;
-        let lent = self.lend_at_once(bytes, deadline);
-        self.after_writing();
-        if let Some(block) = lent? {
-            return self.check_open().map(|()| block);
-        }
+        let lack = match self.lend_if_any(bytes, deadline)? {
+            Ok(block) => return Ok(block),
+            Err(lack) => lack,
+        };
         if deadline == Deadline::Now {
-            return Err(Error::Busy(
-                "as many bytes are lent as session.lend_limit allows\n\
-                 the other program has to let arrays go, or send() waits until it does",
-            ));
+            return Err(lack.busy());
         }
         // Without the writing side in hand: what another thread has yet to send may be what comes back.
         let aside = self.aside()?;
         loop {
             let armed = self.arm_aside(&aside)?;
-            let lent = self.lend_at_once(bytes, deadline);
-            self.after_writing();
-            if let Some(block) = lent? {
-                return self.check_open().map(|()| block);
+            if let Ok(block) = self.lend_if_any(bytes, deadline)? {
+                return Ok(block);
             }
             // What this program itself lets go rings no bell.
             let longest = if armed == Armed::Wait { LOOK_AGAIN } else { LOOK_AGAIN_SOON };
@@ -71,31 +65,41 @@ impl<B: Buffer> Session<B> {
         }
     }
 
-    fn lend_at_once(&self, bytes: usize, deadline: Deadline) -> Result<Option<Block>, Error> {
+    /// Memory to copy a message into that could as well be sent otherwise: none where it would have to be
+    /// waited for until some comes back.
+    pub fn lend_if_free(&self, bytes: usize, deadline: Deadline) -> Result<Option<Block>, Error> {
+        self.check_open()?;
+        self.check_not_amid_a_send()?;
+        match self.lend_if_any(bytes, deadline) {
+            Ok(lent) => Ok(lent.ok()),
+            Err(Error::BeyondLimit { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lend_if_any(&self, bytes: usize, deadline: Deadline) -> Result<Result<Block, Lack>, Error> {
+        let lent = self.lend_now(bytes, deadline);
+        self.after_writing();
+        let lent = lent?;
+        self.check_open().map(|()| lent)
+    }
+
+    fn lend_now(&self, bytes: usize, deadline: Deadline) -> Result<Result<Block, Lack>, Error> {
         let mut tx =
             self.tx.lock(deadline.left()).map_err(|end| self.end_of_wait(end, deadline))?;
         let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
         self.check_listener(tx, link)?;
         self.await_return(tx, link, bytes, deadline)?;
-        self.lend_now(tx, link, bytes)
-    }
-
-    fn lend_now(
-        &self,
-        tx: &mut Outgoing,
-        link: &Link,
-        bytes: usize,
-    ) -> Result<Option<Block>, Error> {
-        let block = tx.lender.lend(link, bytes, self.lend_limit())?;
+        let lent = tx.lender.lend(link, bytes, self.lend_limit())?;
         self.have_tended();
         self.tell_retired(tx, link)?;
-        Ok(block)
+        Ok(lent)
     }
 
     /// Tells the other side what was given up, as far as there is space.
     pub(crate) fn tell_retired(&self, tx: &mut Outgoing, link: &Link) -> Result<(), Error> {
         let ring = link.outgoing();
-        while let Some(number) = tx.lender.retired.last().copied() {
+        while let Some((number, _)) = tx.lender.retired.last().copied() {
             if !tx.has_space(&ring, 0)? {
                 break;
             }
@@ -158,6 +162,50 @@ impl<B: Buffer> Session<B> {
         Ok(tx.lender.lent_bytes())
     }
 
+    /// Sends such a message if that can be done at once, without waiting for anybody; whatever else there is
+    /// to be said of it, [`Session::send_leased`] says.
+    pub fn try_send_leased(
+        &self,
+        is_hello: bool,
+        codec: u8,
+        body: &[u8],
+        blocks: &[Block],
+    ) -> Sent {
+        let lent: usize = blocks.iter().map(Block::len).sum();
+        if self.check_open().is_err()
+            || self.check_size(lent.max(body.len())).is_err()
+            || self.check_not_amid_a_send().is_err()
+        {
+            return Sent::Long;
+        }
+        let Some(mut tx) = self.tx.try_lock() else { return Sent::Long };
+        let sent = match tx.parts() {
+            Some((link, tx)) => {
+                self.is_free_to_send(tx, link, blocks.len(), body.len())
+                    && self
+                        .push_leased(tx, link, is_hello, codec, body, blocks, lent as u64)
+                        .is_ok()
+            }
+            None => false,
+        };
+        drop(tx);
+        self.flush_pong();
+        if sent { Sent::Done } else { Sent::Long }
+    }
+
+    fn is_free_to_send(
+        &self,
+        tx: &mut Outgoing,
+        link: &Link,
+        blocks: usize,
+        body_bytes: usize,
+    ) -> bool {
+        let bytes = lending::payload_bytes(blocks, body_bytes) as u64;
+        self.check_not_closed(link).is_ok()
+            && !tx.peer_is_over(link)
+            && tx.has_space(&link.outgoing(), bytes) == Ok(true)
+    }
+
     /// Sends a message, or the first data, that speaks of blocks that [`Session::lend`] gave. No byte of
     /// theirs is moved.
     pub fn send_leased(
@@ -193,6 +241,20 @@ impl<B: Buffer> Session<B> {
         self.check_listener(tx, link)?;
         let bytes = lending::payload_bytes(blocks.len(), body.len());
         self.wait_space(tx, link, bytes as u64, deadline).map_err(|error| self.fail(error))?;
+        self.push_leased(tx, link, is_hello, codec, body, blocks, lent_bytes)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a message consists of")]
+    fn push_leased(
+        &self,
+        tx: &mut Outgoing,
+        link: &Link,
+        is_hello: bool,
+        codec: u8,
+        body: &[u8],
+        blocks: &[Block],
+        lent_bytes: u64,
+    ) -> Result<(), Error> {
         let terms = self.assign_all(tx, blocks)?;
         let payload = lending::payload(&terms, body);
         let kind = if is_hello { Kind::LeasedHello } else { Kind::Leased };

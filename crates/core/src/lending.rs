@@ -41,6 +41,41 @@ const SHARED_UP_TO: usize = 1 << 20;
 const FIRST_SHARED: usize = 8;
 /// But no more bytes than this.
 const LARGEST_SHARED_ARENA: usize = 64 << 20;
+/// The most arenas that a lender has at a time. A borrower takes twice as many, for it may hear of new ones
+/// before it hears that old ones were given up.
+pub(crate) const MOST_ARENAS: usize = 8192;
+/// And the most bytes in them.
+pub(crate) const MOST_ARENA_BYTES: u64 = 16 << 30;
+
+/// Why there is no block now; later there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// As much is lent as the program allows.
+    Limit,
+    /// As much is lent as one side can.
+    Pieces,
+    /// The other side has yet to take note of earlier arenas.
+    Unnoted,
+}
+
+impl Lack {
+    pub(crate) fn busy(self) -> Error {
+        Error::Busy(match self {
+            Lack::Limit => {
+                "as many bytes are lent as session.lend_limit allows\n\
+                 the other program has to let arrays go, or send() waits until it does"
+            }
+            Lack::Pieces => {
+                "8,192 pieces of memory are lent, or 16 GiB\n\
+                 the other program has to let arrays go, or send() waits until it does"
+            }
+            Lack::Unnoted => {
+                "the other program has yet to take note of memory that it was lent before\n\
+                 it does when it receives; send() waits until it does"
+            }
+        })
+    }
+}
 
 /// A place in an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +120,8 @@ impl Block {
 #[derive(Debug)]
 struct Out {
     place: Place,
+    /// As was asked for.
+    bytes: usize,
     held: Arc<()>,
     /// Slot and generation, once it was sent.
     sent: Option<(u32, u32)>,
@@ -134,13 +171,13 @@ pub(crate) struct Lender {
     made: BTreeMap<usize, usize>,
     free: BTreeMap<usize, Vec<Place>>,
     out: Vec<Out>,
-    /// The sum of their bytes.
+    /// The sum of the bytes that were asked for.
     out_bytes: u64,
     slots: Slots,
     /// The reader was last seen to keep what it is lent: waiting for it does not pay.
     pub(crate) reader_keeps: bool,
-    /// Given up, and the other side not told yet.
-    pub(crate) retired: Vec<u32>,
+    /// Given up, by number and size, and the other side not told yet.
+    pub(crate) retired: Vec<(u32, usize)>,
 }
 
 /// The size of the block that holds so many bytes: steps of an eighth above 1 MiB.
@@ -169,42 +206,44 @@ impl Lender {
                 >= WINDOW_BLOCKS[usize::from(whole > SHARED_UP_TO)]
     }
 
-    /// A block of at least so many bytes; `None` if `limit` bytes are lent, until some come back.
+    /// A block of at least so many bytes, or why there is none until something changes.
     pub(crate) fn lend(
         &mut self,
         link: &Link,
         bytes: usize,
         limit: u64,
-    ) -> Result<Option<Block>, Error> {
-        let whole = block_bytes(bytes).filter(|whole| *whole as u64 <= limit);
+    ) -> Result<Result<Block, Lack>, Error> {
+        let whole = block_bytes(bytes).filter(|_| bytes as u64 <= limit);
         let Some(whole) = whole else {
             return Err(Error::BeyondLimit { bytes: bytes as u64, limit });
         };
         self.reclaim_newest();
-        let is_beyond = |lender: &Lender| lender.out_bytes + whole as u64 > limit;
+        let is_beyond = |lender: &Lender| lender.out_bytes + bytes as u64 > limit;
         if self.free.get(&whole).is_none_or(Vec::is_empty) || is_beyond(self) {
             self.reclaim();
         }
         if is_beyond(self) {
-            return Ok(None);
+            return Ok(Err(Lack::Limit));
         }
         if self.free.get(&whole).is_none_or(Vec::is_empty) {
             if (self.arena_bytes + whole) as u64 > limit {
                 self.retire_idle(0);
             }
-            if !self.grow(link, whole)? {
-                return Ok(None);
+            if let Some(lack) = self.grow(link, whole)? {
+                return Ok(Err(lack));
             }
         }
         let place = self.free.get_mut(&whole).and_then(Vec::pop);
-        let Some(place) = place else { return Ok(None) };
-        let Some(arena) = self.arenas.get_mut(&place.arena) else { return Ok(None) };
+        let arena = place.and_then(|place| self.arenas.get_mut(&place.arena));
+        let (Some(place), Some(arena)) = (place, arena) else {
+            unreachable!("a free place lies in an arena that there is")
+        };
         arena.used_ns = coarse_clock_ns();
         let memory = Arc::clone(&arena.memory);
         let held = Arc::new(());
-        self.out_bytes += whole as u64;
-        self.out.push(Out { place, held: Arc::clone(&held), sent: None });
-        Ok(Some(Block { memory, place, bytes, held }))
+        self.out_bytes += bytes as u64;
+        self.out.push(Out { place, bytes, held: Arc::clone(&held), sent: None });
+        Ok(Ok(Block { memory, place, bytes, held }))
     }
 
     /// Gives a block a slot: it is about to be sent. `None` if all slots are out; an error if it
@@ -272,7 +311,7 @@ impl Lender {
             if !is_back || Arc::strong_count(&out.held) > 1 {
                 return true;
             }
-            *out_bytes -= out.place.bytes as u64;
+            *out_bytes -= out.bytes as u64;
             slots.free.extend(out.sent.map(|(slot, _)| slot));
             free.entry(out.place.bytes).or_default().push(out.place);
             false
@@ -283,10 +322,10 @@ impl Lender {
         some_came
     }
 
-    /// Makes an arena of blocks of this size; false if the other side cannot be told of it now.
-    fn grow(&mut self, link: &Link, whole: usize) -> Result<bool, Error> {
+    /// Makes an arena of blocks of this size, or says why there can be none now.
+    fn grow(&mut self, link: &Link, whole: usize) -> Result<Option<Lack>, Error> {
         if !self.make_table(link)? {
-            return Ok(false);
+            return Ok(Some(Lack::Unnoted));
         }
         let made = self.made.entry(whole).or_default();
         let blocks = match whole {
@@ -294,11 +333,17 @@ impl Lender {
             _ => 1,
         };
         let bytes = blocks * whole;
+        let retired_bytes: usize = self.retired.iter().map(|(_, bytes)| bytes).sum();
+        if self.arenas.len() + self.retired.len() >= MOST_ARENAS
+            || (self.arena_bytes + retired_bytes + bytes) as u64 > MOST_ARENA_BYTES
+        {
+            return Ok(Some(Lack::Pieces));
+        }
         let (memory, file) = memory::create("alongside-lease", bytes, Access::Lease)
             .map_err(Error::os("reserving memory to lend"))?;
         let number = self.next_arena;
         if !announce(link, Kind::LeaseArena, number, bytes as u64, &file)? {
-            return Ok(false);
+            return Ok(Some(Lack::Unnoted));
         }
         *made += blocks;
         self.next_arena += 1;
@@ -312,7 +357,7 @@ impl Lender {
             offset: i * whole,
             bytes: whole,
         }));
-        Ok(true)
+        Ok(None)
     }
 
     /// Gives back what has lain idle; everything, if nobody is there any more who would read it.
@@ -346,8 +391,8 @@ impl Lender {
             }
             if let Some(arena) = self.arenas.remove(&number) {
                 self.arena_bytes -= arena.memory.len();
+                self.retired.push((number, arena.memory.len()));
             }
-            self.retired.push(number);
         }
     }
 

@@ -2,7 +2,7 @@
 //! for what until it can become that.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use alongside_shm::{Kind, Region, Ring};
@@ -47,7 +47,7 @@ impl<B: Buffer> Session<B> {
 
     /// Whether the session is open on both sides.
     #[inline]
-    fn check_not_closed(&self, link: &Link) -> Result<(), Error> {
+    pub(crate) fn check_not_closed(&self, link: &Link) -> Result<(), Error> {
         if let Some(reason) = self.ended.get() {
             return Err(reason.clone());
         }
@@ -72,8 +72,8 @@ impl<B: Buffer> Session<B> {
         if payload.len() > self.longest_inline {
             return Ok(Sent::Long);
         }
-        let Some(mut tx) = self.tx.try_lock() else { return Ok(Sent::Long) };
-        let Some((link, tx)) = tx.parts() else { return Err(self.closed()) };
+        let Some(mut guard) = self.tx.try_lock() else { return Ok(Sent::Long) };
+        let Some((link, tx)) = guard.parts() else { return Err(self.closed()) };
         self.check_not_closed(link)?;
         let ring = link.outgoing();
         // To say how the other side ended may take until it has.
@@ -82,8 +82,10 @@ impl<B: Buffer> Session<B> {
         {
             return Ok(Sent::Long);
         }
-        self.push_message(tx, link, &ring, Kind::Message, codec, payload)?;
-        Ok(Sent::Done)
+        let sent = self.push_message(tx, link, &ring, Kind::Message, codec, payload);
+        drop(guard);
+        self.flush_pong();
+        sent.map(|()| Sent::Done)
     }
 
     #[inline]
@@ -446,10 +448,18 @@ impl<B: Buffer> Session<B> {
 
     /// Answers a ping, if there is one to answer and the ring has space. Whoever holds `tx` now will
     /// come by here when done.
+    #[inline]
     pub(crate) fn flush_pong(&self) {
-        if self.pong_due.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.pong_due.load(Ordering::SeqCst) != 0 {
+            self.answer_ping();
         }
+    }
+
+    #[cold]
+    fn answer_ping(&self) {
+        // Whoever has the writing side either sees that there is something to answer when it lets go, or
+        // has let go by now.
+        fence(Ordering::SeqCst);
         let Some(mut tx) = self.tx.try_lock() else { return };
         let Some(link) = tx.link.clone() else { return };
         let ring = link.outgoing();

@@ -130,6 +130,8 @@ pub struct Session<B: Buffer> {
     pub(crate) interrupted_sender: AtomicUsize,
     pub(crate) pong_due: AtomicU64,
     pub(crate) pings: AtomicU64,
+    /// The other process was given its time to end.
+    pub(crate) had_grace: AtomicBool,
     pub(crate) last_pong: AtomicU64,
     pub(crate) delivered_at_close: AtomicU64,
     pub(crate) is_watched: AtomicBool,
@@ -170,6 +172,7 @@ impl<B: Buffer> Session<B> {
             interrupted_sender: AtomicUsize::new(0),
             pong_due: AtomicU64::new(0),
             pings: AtomicU64::new(0),
+            had_grace: AtomicBool::new(false),
             last_pong: AtomicU64::new(0),
             delivered_at_close: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
@@ -302,7 +305,8 @@ impl<B: Buffer> Session<B> {
     /// The error for a peer that is gone, with its exit status if that can be had.
     pub(crate) fn peer_gone(&self) -> Error {
         let process = self.child.as_ref().unwrap_or(&self.peer);
-        if self.is_the_child(process) {
+        // Once: one that has hung up, and lives on, is not waited for at each call.
+        if self.is_the_child(process) && !self.had_grace.swap(true, Ordering::Relaxed) {
             use std::os::fd::AsFd;
             let _ = wait_any(&[process.as_fd()], Some(EXIT_GRACE));
         }

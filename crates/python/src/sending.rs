@@ -46,8 +46,12 @@ impl Endpoint {
             _ => RAW,
         };
         let bytes = payload.bytes();
-        if codec == RAW && bytes.len() >= WORTH_LENDING && self.core.peer_wants_views() {
-            return self.send_viewed(py, bytes, terms);
+        if codec == RAW
+            && bytes.len() >= WORTH_LENDING
+            && self.core.peer_wants_views()
+            && self.send_viewed(py, bytes, terms)?
+        {
+            return Ok(());
         }
         match self.core.try_send(codec, bytes) {
             Ok(Sent::Done) => return Ok(()),
@@ -97,11 +101,14 @@ impl Endpoint {
         self.send_leased(py, LENT_BYTES, &body, std::slice::from_ref(place), None, terms)
     }
 
-    /// Copies bytes into lent memory, for a reader that does not want them copied again.
-    fn send_viewed(&self, py: Python<'_>, bytes: &[u8], terms: Terms) -> PyResult<()> {
-        let block = self.wait(py, NO_ROOM, |_| self.core.lend(bytes.len(), terms.until))?;
+    /// Copies bytes into lent memory, for a reader that does not want them copied again; false where
+    /// there is none: then they go as any others do.
+    fn send_viewed(&self, py: Python<'_>, bytes: &[u8], terms: Terms) -> PyResult<bool> {
+        let lent = self.wait(py, NO_ROOM, |_| self.core.lend_if_free(bytes.len(), terms.until))?;
+        let Some(block) = lent else { return Ok(false) };
         copy_in(py, &block, 0, bytes);
-        self.send_leased(py, LENT_BYTES, &place_of(0, bytes.len()), &[], Some(block), terms)
+        self.send_leased(py, LENT_BYTES, &place_of(0, bytes.len()), &[], Some(block), terms)?;
+        Ok(true)
     }
 
     /// Sends a message with the memory that it speaks of: what the program has filled itself, and last
@@ -124,12 +131,11 @@ impl Endpoint {
         let mut blocks: Vec<_> = filled.iter().map(|block| block.get().core.clone()).collect();
         blocks.extend(copy);
         // What can be sent at once is, without letting the interpreter go.
-        let at_once = self.core.send_leased(is_hello, codec, body, &blocks, Deadline::Now);
-        let sent = match at_once {
-            Err(Error::WouldBlock) if until != Deadline::Now => self.wait(py, NO_ROOM, |_| {
+        let sent = match self.core.try_send_leased(is_hello, codec, body, &blocks) {
+            Sent::Done => Ok(()),
+            Sent::Long => self.wait(py, NO_ROOM, |_| {
                 self.core.send_leased(is_hello, codec, body, &blocks, until)
             }),
-            sent => sent.map_err(|error| self.failed_at(py, error, NO_ROOM)),
         };
         for place in placed {
             match &sent {
