@@ -75,6 +75,10 @@ class Tasks:
         """Let one task go on that waits; False if it does not wait any more."""
         raise NotImplementedError
 
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Give what `work` gives in another thread, which is left alone if this is cancelled."""
+        raise NotImplementedError
+
 
 class Queue:
     """Those who wait for one event of one session, in one loop."""
@@ -323,20 +327,14 @@ def _in_a_thread(
 
     @functools.wraps(work)
     async def twin(*args: _P.args, **named: _P.kwargs) -> _T:
-        call = functools.partial(work, *args, **named)
-        trio: Any = _modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_task():
-            done: _T = await trio.to_thread.run_sync(call)
-            return done
-        _tasks()
-        import asyncio
-
-        made = _Made(call, undo)
+        made = _Made(functools.partial(work, *args, **named), undo)
+        done: _T
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, made.run)
-        except asyncio.CancelledError:
+            done = await _tasks().in_thread(made.run)
+        except BaseException:
             made.abandon()
             raise
+        return done
 
     twin.__name__ = twin.__qualname__ = "a" + work.__name__
     return twin

@@ -16,9 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from contextvars import Context
-    from typing import Any
+    from typing import Any, TypeVar
 
     from ._tasks import Queue
+
+    _T = TypeVar("_T")
 
     _Then = tuple[Callable[["Waiter"], object], Context | None]
 
@@ -101,6 +103,9 @@ class AsyncioTasks(Tasks):
             return False
         waiter.end(True)
         return True
+
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        return await self._running().run_in_executor(None, work)
 
     def wait(self, queues: Sequence[Queue], deadline: float | None) -> Awaitable[bool]:
         loop = self._running()

@@ -8,9 +8,12 @@ from ._tasks import Tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from ._tasks import Queue
+
+    _T = TypeVar("_T")
 
 _of_this_run: trio.lowlevel.RunVar[TrioTasks | None] = trio.lowlevel.RunVar("alongside", None)
 
@@ -40,6 +43,9 @@ class TrioTasks(Tasks):
     def wake(self, waiter: trio.Event) -> bool:
         waiter.set()
         return True
+
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     async def wait(self, queues: Sequence[Queue], deadline: float | None) -> bool:
         event = trio.Event()

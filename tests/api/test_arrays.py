@@ -349,6 +349,45 @@ def test_a_received_array_can_be_read_in_a_forked_child(echo):
     assert same(echo.receive(), got)
 
 
+def test_what_a_forked_child_looks_at_is_not_used_again(program):
+    session = program(
+        """
+        import numpy
+        for number in range(1, 5):
+            s.send(numpy.full(100_000, number))
+            s.receive()
+        while s.lent_bytes:
+            time.sleep(0.001)
+        s.send("all is back")
+        s.receive()
+        """
+    )
+    got = session.receive()
+    asked, ask = os.pipe()
+    told, tell = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(ask)
+        os.read(asked, 1)
+        os.write(tell, b"same" if set(got.tolist()) == {1} else b"other")
+        os.read(asked, 1)
+        os._exit(0)
+    os.close(asked)
+    del got
+    for _ in range(3):
+        session.send("next")
+        last = session.receive()
+    session.send("next")
+    assert set(last.tolist()) == {4}
+    del last
+    os.write(ask, b"x")
+    assert os.read(told, 10) == b"same"
+    os.close(ask)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert session.receive() == "all is back"
+    for fd in (told, tell):
+        os.close(fd)
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [

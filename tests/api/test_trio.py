@@ -1,6 +1,7 @@
 """trio: awaiting, callbacks in a nursery, cancellation, ends."""
 
 import logging
+import sys
 import threading
 
 import alongside
@@ -8,7 +9,7 @@ import pytest
 import trio
 from alongside import loops
 
-from tests.conftest import ECHO, command
+from tests.conftest import ECHO, children, command
 
 
 def test_both_sides_may_be_in_trio(program):
@@ -40,6 +41,26 @@ def test_a_program_is_started_awaited_and_left_in_order():
         with pytest.raises(alongside.Closed):
             await session.areceive()
         assert await session.await_exit(timeout=10) == 0
+
+    trio.run(main)
+
+
+def test_a_start_that_is_cancelled_ends_at_once_and_leaves_no_program():
+    """The program never takes its session up, so only the cancelling ends the wait."""
+
+    async def main():
+        before = children()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                argv = [sys.executable, "-c", "import os; os.read(0, 1)"]
+                options = {"stdin": alongside.PIPE, "timeout": 3}
+                nursery.start_soon(lambda: alongside.astart(argv, **options))
+                while children() == before:
+                    await trio.sleep(0)
+                scope.cancel()
+        assert scope.cancelled_caught
+        while children() != before:
+            await trio.sleep(0.001)
 
     trio.run(main)
 

@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 
 use alongside_shm::{RETURNS_BYTES, Region, Returns, SLOTS};
+use alongside_sys::fork::Heirloom;
+use alongside_sys::lock::Timed;
 use alongside_sys::memory::{self, Access, Mapping};
 
 use crate::error::Error;
@@ -26,7 +28,12 @@ pub struct Lease {
     memory: Arc<Mapping>,
     terms: Terms,
     link: Weak<Link>,
+    /// A forked child has it, too; taken only when it is dropped.
+    heirloom: Option<Heirloom>,
 }
+
+/// Leases that nobody here looks at any more, but forked children may.
+pub(crate) type Inherited = Timed<Vec<(Heirloom, Terms)>>;
 
 impl Lease {
     /// Its length in bytes.
@@ -45,18 +52,39 @@ impl Lease {
 
 impl Drop for Lease {
     /// Gives it back, if there is anybody to give it to. Any thread may do it, at any moment: nothing
-    /// here waits or takes a lock.
+    /// here waits, or takes a lock but for moments.
     fn drop(&mut self) {
         if !self.memory.is_ours() {
             return;
         }
         let Some(link) = self.link.upgrade() else { return };
-        let Some(table) = link.returns.get() else { return };
-        if let Some(returns) = Returns::new(table.region()) {
-            returns.give_back(self.terms.slot, self.terms.generation);
-            if link.incoming().nudge_producer() {
-                let _ = link.ring_space();
+        match self.heirloom.take() {
+            Some(heirloom) if heirloom.has_heirs() => {
+                link.inherited.lock_for_sure().push((heirloom, self.terms));
             }
+            _ => give_back(&link, self.terms),
+        }
+    }
+}
+
+/// Gives back what forked children have looked at, and do so no more.
+pub(crate) fn give_back_inherited(link: &Link) {
+    let Some(mut inherited) = link.inherited.try_lock() else { return };
+    inherited.retain(|(heirloom, terms)| {
+        let is_kept = heirloom.has_heirs();
+        if !is_kept {
+            give_back(link, *terms);
+        }
+        is_kept
+    });
+}
+
+fn give_back(link: &Link, terms: Terms) {
+    let Some(table) = link.returns.get() else { return };
+    if let Some(returns) = Returns::new(table.region()) {
+        returns.give_back(terms.slot, terms.generation);
+        if link.incoming().nudge_producer() {
+            let _ = link.ring_space();
         }
     }
 }
@@ -131,7 +159,8 @@ impl Borrower {
                 arena.map_or(0, |arena| arena.len()),
             )));
         };
-        Ok(Lease { memory: Arc::clone(arena), terms, link: Weak::clone(link) })
+        let heirloom = Some(Heirloom::new());
+        Ok(Lease { memory: Arc::clone(arena), terms, link: Weak::clone(link), heirloom })
     }
 }
 

@@ -15,6 +15,7 @@ use alongside_sys::fork;
 use alongside_sys::lock::Timed;
 use alongside_sys::spawn_quiet;
 
+use crate::borrowing::give_back_inherited;
 use crate::message::Buffer;
 use crate::session::Session;
 
@@ -88,6 +89,7 @@ impl<B: Buffer> Tended for Session<B> {
         let Some(mut rx) = self.rx.try_lock() else { return true };
         let (Some((link, tx)), Some((_, rx))) = (tx.parts(), rx.parts()) else { return false };
         let link = Arc::clone(link);
+        give_back_inherited(&link);
         tx.lender.give_up_idle(link.look_for_peer());
         let told = self.tell_retired(tx, &link);
         let taken = rx.take_retired(&link);

@@ -15,6 +15,7 @@ use alongside_sys::poll::{Beacon, PollSet, Watch};
 use alongside_sys::process::Process;
 use alongside_sys::{Errno, Fd};
 
+use crate::borrowing::Inherited;
 use crate::error::Error;
 
 /// Which of the two processes made the memory.
@@ -64,6 +65,8 @@ pub(crate) struct Link {
     beacon: OnceLock<Beacon>,
     /// Where this side gives back what the other lends it.
     pub(crate) returns: OnceLock<Mapping>,
+    /// What is not given back yet, for forked children may look at it.
+    pub(crate) inherited: Inherited,
     /// Whether the first ring of the data bell is followed by a yield.
     is_new: AtomicBool,
 }
@@ -92,6 +95,7 @@ impl Link {
             finish_seen: AtomicBool::new(false),
             beacon: OnceLock::new(),
             returns: OnceLock::new(),
+            inherited: Inherited::new(Vec::new()),
             is_new: AtomicBool::new(parts.side == Side::Joiner),
         })
     }

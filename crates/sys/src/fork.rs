@@ -9,6 +9,11 @@
 //! A child made by a bare `clone` runs no such handler. It still learns what it is: one page is wiped
 //! by the kernel at every fork (`MADV_WIPEONFORK`, Linux 4.14), and a zero there means child.
 //!
+//! What a child does keep is memory, and it may go on looking at it. Who would use such memory again says
+//! so with an [`Heirloom`]: as long as one lives, each fork leaves a pipe of which the parent has one end
+//! and the child, unknown to anybody there, the other; it hangs up when the child, and the children that it
+//! forks, have ended or run another program.
+//!
 //! # Invariants
 //! * **F1** the table holds exactly the open descriptors of this generation's `Fd`s. It changes only
 //!   under its lock, which the fork handlers hold across the fork.
@@ -17,34 +22,69 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::lock::TimedLock;
+use crate::poll::is_ready;
 
 /// Grows by one in each forked child.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-struct Table {
-    lock: TimedLock,
-    open: std::cell::UnsafeCell<Vec<RawFd>>,
+/// Grows by one with each fork of this process.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// How many heirlooms there are.
+static HEIRLOOMS: AtomicUsize = AtomicUsize::new(0);
+
+/// A pipe's end that hangs up when the child of a fork is done; none, if there could be no pipe: then it
+/// is never known to be.
+struct Witness {
+    fork: u32,
+    end: Option<OwnedFd>,
 }
 
-// SAFETY: `open` is touched only under `lock` (F1).
+struct State {
+    open: Vec<RawFd>,
+    witnesses: Vec<Witness>,
+    /// The pipe of the fork that is under way.
+    pipe: Option<(OwnedFd, OwnedFd)>,
+}
+
+struct Table {
+    lock: TimedLock,
+    state: std::cell::UnsafeCell<State>,
+}
+
+// SAFETY: `state` is touched only under `lock` (F1).
 unsafe impl Sync for Table {}
 
-static TABLE: Table =
-    Table { lock: TimedLock::new(), open: std::cell::UnsafeCell::new(Vec::new()) };
+static TABLE: Table = Table {
+    lock: TimedLock::new(),
+    state: std::cell::UnsafeCell::new(State {
+        open: Vec::new(),
+        witnesses: Vec::new(),
+        pipe: None,
+    }),
+};
 
 impl Table {
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         self.lock.lock_for_sure();
         // SAFETY: F1, the lock is held.
-        let result = act(unsafe { &mut *self.open.get() });
+        let result = act(unsafe { self.state() });
         self.lock.unlock();
         result
+    }
+
+    /// # Safety
+    /// The lock is held, by this thread or by the fork that it runs.
+    #[allow(clippy::mut_from_ref, reason = "the lock admits one at a time")]
+    unsafe fn state(&self) -> &mut State {
+        // SAFETY: the caller's.
+        unsafe { &mut *self.state.get() }
     }
 }
 
@@ -93,29 +133,86 @@ fn watch() -> Result<&'static WipedPage, Errno> {
 
 extern "C" fn before_fork() {
     TABLE.lock.lock_for_sure();
+    // SAFETY: F1, the lock was taken just now, and is held across the fork.
+    let state = unsafe { TABLE.state() };
+    FORKS.fetch_add(1, Ordering::SeqCst);
+    state.witnesses.retain(|witness| !witness.is_over());
+    if HEIRLOOMS.load(Ordering::SeqCst) > 0 {
+        state.pipe = pipe_with(PipeFlags::CLOEXEC).ok();
+        state.witnesses.push(Witness { fork: FORKS.load(Ordering::Relaxed), end: None });
+    }
 }
 
 extern "C" fn after_in_parent() {
+    // SAFETY: F1, `before_fork` took the lock.
+    let state = unsafe { TABLE.state() };
+    if let (Some((end, _its_end)), Some(witness)) = (state.pipe.take(), state.witnesses.last_mut())
+    {
+        witness.end = Some(end);
+    }
     TABLE.lock.unlock();
 }
 
 extern "C" fn after_in_child() {
     // SAFETY: F1, `before_fork` took the lock, and this child has no other thread.
-    let open = unsafe { &mut *TABLE.open.get() };
-    close_all(open);
+    let state = unsafe { TABLE.state() };
+    if let Some((_parents, end)) = state.pipe.take() {
+        // Open until this process ends or runs another program.
+        let _ = end.into_raw_fd();
+    }
+    close_all(state);
     TABLE.lock.unlock();
 }
 
 /// Closes the parent's descriptors in the child and begins a new generation.
-fn close_all(open: &mut Vec<RawFd>) {
-    for fd in open.drain(..) {
+fn close_all(state: &mut State) {
+    for fd in state.open.drain(..) {
         // SAFETY: F1, it is the child's copy of a descriptor that only this library knows; the
         // handles that name it are of the old generation and will not close it again.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
+    state.witnesses.clear();
     GENERATION.fetch_add(1, Ordering::Relaxed);
     if let Ok(page) = watch() {
         page.word().store(1, Ordering::Relaxed);
+    }
+}
+
+impl Witness {
+    fn is_over(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| is_ready(end.as_fd()))
+    }
+}
+
+/// Memory that forked children may go on looking at, though the parent has done with it.
+#[derive(Debug)]
+pub struct Heirloom {
+    forks: u32,
+}
+
+impl Heirloom {
+    /// Something that is there from now on.
+    #[allow(clippy::new_without_default, reason = "it counts")]
+    pub fn new() -> Heirloom {
+        HEIRLOOMS.fetch_add(1, Ordering::SeqCst);
+        Heirloom { forks: FORKS.load(Ordering::SeqCst) }
+    }
+
+    /// Whether a child that was forked since may still look at it.
+    pub fn has_heirs(&self) -> bool {
+        if FORKS.load(Ordering::SeqCst) == self.forks {
+            return false;
+        }
+        TABLE.with(|state| {
+            state.witnesses.retain(|witness| !witness.is_over());
+            state.witnesses.iter().any(|witness| witness.fork.wrapping_sub(self.forks) as i32 > 0)
+        })
+    }
+}
+
+impl Drop for Heirloom {
+    fn drop(&mut self) {
+        HEIRLOOMS.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -146,7 +243,7 @@ impl Fd {
         watch()?;
         let generation = generation();
         let raw = fd.into_raw_fd();
-        TABLE.with(|open| open.push(raw));
+        TABLE.with(|state| state.open.push(raw));
         Ok(Fd { raw, generation })
     }
 
@@ -176,9 +273,9 @@ impl Drop for Fd {
         if !self.is_ours() {
             return;
         }
-        TABLE.with(|open| {
-            if let Some(at) = open.iter().rposition(|fd| *fd == self.raw) {
-                open.swap_remove(at);
+        TABLE.with(|state| {
+            if let Some(at) = state.open.iter().rposition(|fd| *fd == self.raw) {
+                state.open.swap_remove(at);
             }
         });
         // SAFETY: `self` owned it, and it is out of the table (F1).
@@ -195,9 +292,9 @@ mod tests {
         let (read, _write) = rustix::pipe::pipe().unwrap();
         let raw = read.as_raw_fd();
         let fd = Fd::new(read).unwrap();
-        assert!(TABLE.with(|open| open.contains(&raw)));
+        assert!(TABLE.with(|state| state.open.contains(&raw)));
         drop(fd);
-        assert!(!TABLE.with(|open| open.contains(&raw)));
+        assert!(!TABLE.with(|state| state.open.contains(&raw)));
     }
 
     #[test]
@@ -217,6 +314,28 @@ mod tests {
         unsafe { libc::waitpid(pid, &mut status, 0) };
         assert_eq!(status, 0);
         assert!(fd.is_ours());
+    }
+
+    #[test]
+    fn an_heirloom_has_heirs_until_the_child_is_done() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let _watched = Fd::new(read.try_clone().unwrap()).unwrap();
+        let before = Heirloom::new();
+        // SAFETY: the child only waits and leaves.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            drop(write);
+            let _ = rustix::io::read(&read, &mut [0u8; 1]);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(0) };
+        }
+        let after = Heirloom::new();
+        assert!(before.has_heirs());
+        assert!(!after.has_heirs());
+        drop(write);
+        // SAFETY: waits for the child just made.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        assert!(!before.has_heirs());
     }
 
     fn unsafe_borrow<'a>(raw: RawFd) -> BorrowedFd<'a> {
