@@ -501,11 +501,11 @@ def test_waits_that_time_out_in_loops_that_come_and_go_leave_no_descriptors(run,
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(wait(), 0.001)
 
-    run(main())
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
+    with session.stdin:
         run(main())
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
-    session.stdin.close()
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            run(main())
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= before

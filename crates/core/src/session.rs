@@ -305,10 +305,11 @@ impl<B: Buffer> Session<B> {
     /// The error for a peer that is gone, with its exit status if that can be had.
     pub(crate) fn peer_gone(&self) -> Error {
         let process = self.child.as_ref().unwrap_or(&self.peer);
-        // Once: one that has hung up, and lives on, is not waited for at each call.
-        if self.is_the_child(process) && !self.had_grace.swap(true, Ordering::Relaxed) {
+        if self.is_the_child(process) && !self.had_grace.load(Ordering::Relaxed) {
             use std::os::fd::AsFd;
-            let _ = wait_any(&[process.as_fd()], Some(EXIT_GRACE));
+            let ended = wait_any(&[process.as_fd()], Some(EXIT_GRACE));
+            // One that has hung up, and lives on, is not waited for at each call.
+            self.had_grace.store(!matches!(ended, Ok(Ok(_))), Ordering::Relaxed);
         }
         Error::PeerGone { exit_status: process.exit_status() }
     }
