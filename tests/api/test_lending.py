@@ -188,14 +188,17 @@ def test_bytes_can_be_looked_at_where_they_lie(echo, size):
 def test_bytes_that_are_viewed_are_lent_from_the_second_on(program):
     session = program(
         """
+        os.read(0, 1)
         kept = [s.receive_view()]
         s.send("looked")
         kept.append(s.receive_view())
         s.send("looked")
         s.receive()
-        """
+        """,
+        stdin=alongside.PIPE,
     )
     session.send(bytes(100_000))
+    session.stdin.close()
     assert session.receive() == "looked"
     assert session.lent_bytes == 0
     session.send(bytes(100_000))
