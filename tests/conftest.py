@@ -49,8 +49,14 @@ def mappings():
 
 def children(pid="self"):
     """The processes, dead or alive, that a process has to reap."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {child for task in tasks for child in (task / "children").read_text().split()}
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:
+            # A thread that has ended meanwhile.
+            continue
+    return found
 
 
 def has_ended(pid):

@@ -104,7 +104,10 @@ def _describe_numpy(numpy: Any, data: Any) -> _Described:
     kind = _kinds.get(dtype) or _kind_of(numpy, dtype)
     if type(data) is not numpy.ndarray and not isinstance(data, numpy.memmap):
         name = type(data).__name__
-        msg = f"is a {name}, of which a plain array would arrive\nsend numpy.asarray(...) of it"
+        way_out = "numpy.asarray(...) of it"
+        if isinstance(data, numpy.ma.MaskedArray):
+            way_out = ".filled(...) of it, or its .data and its .mask"
+        msg = f"is a {name}, of which a plain array would arrive\nsend {way_out}"
         raise TypeError(msg)
     flags = data.flags
     order = "F" if not flags.c_contiguous and flags.f_contiguous else "C"

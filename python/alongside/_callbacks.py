@@ -351,7 +351,10 @@ def set_callback(
         if callback is not None:
             loop._check()
             if _is_async(callback) and not loop._takes_coroutines:
-                msg = f"{_shown(callback)} is an async function, which {loop!r} does not await"
+                msg = (
+                    f"{_shown(callback)} is an async function, which {loop!r} does not await\n"
+                    "on=loops.Asyncio() does, or on=loops.Trio(nursery)"
+                )
                 raise TypeError(msg)
         if loop != served.loop:
             _move(served, which, loop)
@@ -436,7 +439,8 @@ def _check(callback: Any, on: object) -> None:
         msg = f"{_shown(callback)} cannot be called\na callback is a function, or None"
         raise TypeError(msg)
     if on is not None and not isinstance(on, Loop):
-        msg = f"on={on!r} is no loop\nfrom alongside import loops; on=loops.Asyncio(), for example"
+        named = f"{on.__name__}(...)" if isinstance(on, type) else "Asyncio()"
+        msg = f"on={on!r} is no loop\nfrom alongside import loops; on=loops.{named}, for example"
         raise TypeError(msg)
 
 

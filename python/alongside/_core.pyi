@@ -11,6 +11,7 @@ __all__ = [
     "ENVIRONMENT_VARIABLE",
     "Aside",
     "Block",
+    "Canceller",
     "Connection",
     "Lease",
     "Peer",
@@ -33,8 +34,14 @@ def start(
     max_message: int,
     hello: object,
     timeout: float | None,
+    canceller: Canceller | None,
 ) -> Connection: ...
 def adopt(variable: str, timeout: float | None) -> Connection: ...
+
+@final
+class Canceller:
+    def __new__(cls) -> Self: ...
+    def cancel(self) -> None: ...
 
 @final
 class Connection:
@@ -139,7 +146,7 @@ class Statistics:
 @final
 class Aside:
     def __new__(cls, session: Session) -> Self: ...
-    def arm(self, session: Session) -> float | None: ...
+    def arm(self, session: Session, for_memory: bool) -> float | None: ...
 
 @final
 class Poller:

@@ -14,11 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Never
 
     from . import _core
 
 _T = TypeVar("_T")
+
+_HINT = "lend() gives no array, but memory that does: with session.lend(...) as array"
 
 
 class Lent(Generic[_T]):
@@ -48,7 +50,21 @@ class Lent(Generic[_T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.memory = None
+        memory, self.memory = self.memory, None
+        if isinstance(memory, memoryview):
+            # Sent or not: what was to be filled is done with. (An array cannot be taken back.)
+            moved(memory)
+
+    def __getitem__(self, _: object) -> Never:
+        raise TypeError(_HINT)
+
+    def __setitem__(self, _: object, value: object) -> None:
+        raise TypeError(_HINT)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            raise AttributeError(f"{name}: {_HINT}", name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<alongside.Lent {'let go' if self.memory is None else type(self.memory).__name__}>"

@@ -217,6 +217,36 @@ class Session(_core.Session):
         call: "Coroutine[Any, Any, None]" = _twins().asend(self, data, timeout)
         return call
 
+    def alend(
+        self, shape: "int | Sequence[int]", dtype: object = "u1", *, timeout: float | None = None
+    ) -> "Coroutine[Any, Any, Lent[Any]]":
+        """Give an array to fill in place, waiting for memory in asyncio or trio.
+
+            with await session.alend((480, 640, 3)) as frame:
+                camera.read_into(frame)
+                await session.asend(frame)
+
+        Arguments, result and errors are those of `lend`.
+        """
+        from ._lending import lend
+
+        call: "Coroutine[Any, Any, Lent[Any]]"
+        call = _twins().alend(self, lambda: lend(self, shape, dtype, 0.0), timeout)
+        return call
+
+    def alend_bytes(
+        self, size: int, *, timeout: float | None = None
+    ) -> "Coroutine[Any, Any, Lent[memoryview]]":
+        """Give a memoryview to fill in place, waiting for memory in asyncio or trio.
+
+        Arguments, result and errors are those of `lend_bytes`.
+        """
+        from ._lending import lend_bytes
+
+        call: "Coroutine[Any, Any, Lent[memoryview]]"
+        call = _twins().alend(self, lambda: lend_bytes(self, size, 0.0), timeout)
+        return call
+
     def aclose(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> "Coroutine[Any, Any, int]":
         """End the session in order, as `close` does, waiting in asyncio or trio."""
         call: "Coroutine[Any, Any, int]" = _twins().aclose(self, limit(timeout))

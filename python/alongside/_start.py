@@ -5,6 +5,7 @@ Loads when a program first starts another; one that is only started does without
 
 import os
 import sys
+from contextvars import ContextVar
 
 from . import _core
 from ._errors import StartFailed, TimedOut
@@ -30,6 +31,9 @@ STDOUT = -2
 """For `start(stderr=)`: where stdout goes; has the value of `subprocess.STDOUT`."""
 DEVNULL = -3
 """For `start(stdin=, stdout=, stderr=)`: nothing; has the value of `subprocess.DEVNULL`."""
+
+# By which whoever waits for a start in this thread, from another one, can end it.
+canceller: "ContextVar[_core.Canceller | None]" = ContextVar("alongside.start", default=None)
 
 _STDERR_SHOWN = 64 * 1024
 _STDERR_IN_TEXT = 2000
@@ -100,6 +104,7 @@ def start(
             max_message,
             hello,
             limit(timeout),
+            canceller.get(),
         )
     except BaseException as error:
         pipes.close_theirs()

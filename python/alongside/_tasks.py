@@ -15,11 +15,12 @@ import sys
 import threading
 import weakref
 from collections import deque
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from . import _core
 from ._errors import Busy, SessionEnded, TimedOut, WouldBlock
 from ._hub import Hub, Watched
-from ._start import start
+from ._start import _end, canceller, start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ class Queue:
             if waiters:
                 wake(waiters.popleft())
 
-    def arm(self, session: Session) -> float | None:
+    def arm(self, session: Session, for_memory: bool = False) -> float | None:
         """Have everybody be woken at the next change; give how soon to look again anyway."""
         aside = self._watched.aside
-        return None if aside is None else aside.arm(session)
+        return None if aside is None else aside.arm(session, for_memory)
 
     def leave(self) -> None:
         """Wake everybody, from whatever thread: the session is closed here."""
@@ -217,19 +218,42 @@ async def asend(session: Session, data: object, timeout: float | None) -> None:
     try:
         return session.send_nowait(data)
     except (WouldBlock, Busy):
-        tasks = _tasks()
-        queue = tasks.queue(session, "aside")
+        pass
+    return await _with_room(session, functools.partial(session.send_nowait, data), deadline)
+
+
+async def alend(session: Session, lend: Callable[[], _T], timeout: float | None) -> _T:
+    """Do what `Session.alend` says, by a `lend` that does not wait."""
+    deadline = _deadline(_tasks(), timeout)
+    try:
+        return lend()
+    except TimedOut:
+        pass
+    return await _with_room(session, lend, deadline)
+
+
+async def _with_room(session: Session, attempt: Callable[[], _T], deadline: float | None) -> _T:
+    """Wait until an attempt succeeds that needs space in the ring, or memory."""
+    tasks = _tasks()
+    queue = tasks.queue(session, "aside")
+    for_memory = False
     while True:
-        soon = queue.arm(session)
+        soon = queue.arm(session, for_memory)
         try:
-            return session.send_nowait(data)
+            return attempt()
         except WouldBlock:
-            pass
-        except Busy:
-            # For memory, which this program itself may let go of, too, and that rings no bell.
+            for_memory = False
+        except (Busy, TimedOut):
+            # This program itself may let go of memory, too, and that rings no bell.
+            for_memory = True
             soon = soon or _LOOK_AGAIN_S
         if not await _wait_aside(tasks, [queue], deadline, soon):
-            msg = f"the other program has made no room before the deadline (pid {session.peer.pid})"
+            missing = (
+                "nothing that is lent was let go, there or here,"
+                if for_memory
+                else "no room was made"
+            )
+            msg = f"{missing} before the deadline (pid {session.peer.pid})"
             raise TimedOut(msg)
 
 
@@ -293,46 +317,54 @@ async def await_exit(session: Session, timeout: float | None) -> int | None:
 # ---- starting ------------------------------------------------------------------------------------
 
 
-class _Made(Generic[_T]):
-    """What a thread makes for a task that may not wait for it to the end."""
+class _Started:
+    """A start in another thread, for a task that may not wait for it to the end."""
 
-    def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object]) -> None:
-        self._make = make
-        self._undo = undo
+    def __init__(self, work: Callable[[], Session]) -> None:
+        self._work = work
+        self._canceller = _core.Canceller()
         self._lock = threading.Lock()
-        self._made: list[_T] = []
+        self._session: Session | None = None
         self._is_abandoned = False
+        self._is_over = threading.Event()
 
-    def run(self) -> _T:
-        made = self._make()
-        with self._lock:
-            self._made.append(made)
-            is_abandoned = self._is_abandoned
-        if is_abandoned:
-            self._undo(made)
-        return made
+    def run(self) -> Session:
+        canceller.set(self._canceller)
+        try:
+            session = self._work()
+            with self._lock:
+                self._session = session
+                is_abandoned = self._is_abandoned
+            if is_abandoned:
+                _end(session)
+        finally:
+            canceller.set(None)
+            self._is_over.set()
+        return session
 
     def abandon(self) -> None:
+        """End the program, wherever its start is; that takes moments."""
         with self._lock:
             self._is_abandoned = True
-            made = list(self._made)
-        for one in made:
-            self._undo(one)
+            session = self._session
+        if session is not None:
+            _end(session)
+            return
+        self._canceller.cancel()
+        self._is_over.wait()
 
 
-def _in_a_thread(
-    work: Callable[_P, _T], undo: Callable[[_T], object]
-) -> Callable[_P, Awaitable[_T]]:
-    """Give the asynchronous twin of a call that takes long; undone if nobody waits any more."""
+def _in_a_thread(work: Callable[_P, Session]) -> Callable[_P, Awaitable[Session]]:
+    """Give the asynchronous twin of `start`; the program is ended if nobody waits any more."""
 
     @functools.wraps(work)
-    async def twin(*args: _P.args, **named: _P.kwargs) -> _T:
-        made = _Made(functools.partial(work, *args, **named), undo)
-        done: _T
+    async def twin(*args: _P.args, **named: _P.kwargs) -> Session:
+        started = _Started(functools.partial(work, *args, **named))
+        done: Session
         try:
-            done = await _tasks().in_thread(made.run)
+            done = await _tasks().in_thread(started.run)
         except BaseException:
-            made.abandon()
+            started.abandon()
             raise
         return done
 
@@ -340,10 +372,4 @@ def _in_a_thread(
     return twin
 
 
-def _end(session: Session) -> None:
-    session.kill()
-    session.wait()
-    session.close(timeout=0)
-
-
-astart = _in_a_thread(start, _end)
+astart = _in_a_thread(start)

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from alongside import _tasks
 
-from tests.conftest import ECHO, command, wait_until
+from tests.conftest import ECHO, children, command, wait_until
 
 
 def loops_waited_in(session):
@@ -75,6 +75,45 @@ def test_a_start_that_is_cancelled_leaves_no_program(run):
 
     for turns in (1, 2, 1000):
         run(main(turns))
+
+
+def test_a_start_that_is_cancelled_ends_at_once(run):
+    """The program never takes its session up, and nothing but the cancelling ends the wait."""
+    before = children()
+
+    async def main():
+        waiting = "import os; os.read(0, 1)"
+        argv = [sys.executable, "-c", waiting]
+        start = alongside.astart(argv, stdin=alongside.PIPE, timeout=None)
+        task = asyncio.create_task(start)
+        while children() == before:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert children() == before
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["alend", "alend_bytes"])
+def test_lending_waits_for_memory_while_other_tasks_go_on(run, program, kind):
+    session = program("kept = [s.receive()]\ns.receive()\nkept.clear()\ns.receive()")
+    session.lend_limit = 1 << 20
+
+    async def main():
+        await session.asend(np.zeros(1 << 20, "u1"))
+        alend = getattr(session, kind)
+        with pytest.raises(alongside.TimedOut, match="nothing that is lent was let go"):
+            await alend(1 << 20, timeout=0.01)
+        task = asyncio.create_task(alend(1 << 20))
+        while not loops_waited_in(session):
+            await asyncio.sleep(0)
+        await session.asend("let go")
+        with await task as space:
+            assert len(space) == 1 << 20
+
+    run(main())
 
 
 def test_other_tasks_go_on_while_one_waits(run, echo):

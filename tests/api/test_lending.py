@@ -309,6 +309,53 @@ def test_bytes_go_another_way_where_no_memory_may_be_lent(program):
     assert session.receive() == 900_000
 
 
+def test_two_that_only_lend_are_told_that_they_are_busy(program):
+    session = program(
+        """
+        s.lend_limit = 2_000_000
+        try:
+            while True:
+                with s.lend(500_000) as array:
+                    s.send(array)
+        except (alongside.Busy, alongside.SessionEnded):
+            sys.exit(5)
+        """
+    )
+    session.lend_limit = 2_000_000
+    with pytest.raises((alongside.Busy, alongside.SessionEnded)):
+        while True:
+            session.send(np.zeros(500_000, "u1"))
+    assert session.wait() == 5
+
+
+def test_a_lent_view_is_released_with_its_block(echo):
+    with echo.lend_bytes(1000) as space:
+        assert echo.lent_bytes == 1000
+    assert echo.lent_bytes == 0
+    with pytest.raises(ValueError, match="released"):
+        space[0]
+
+
+def test_what_lend_gives_is_no_array(echo):
+    lent = echo.lend(10)
+    for slip in (
+        lambda: lent[0],
+        lambda: lent.__setitem__(0, 1),
+        lambda: echo.send(lent),
+        lambda: echo.send({"a": lent}),
+    ):
+        with pytest.raises(TypeError, match=r"with session\.lend\(\.\.\.\) as array"):
+            slip()
+    with pytest.raises(AttributeError, match=r"shape.*with session\.lend"):
+        _ = lent.shape
+
+
+@pytest.mark.parametrize("limit", [-1, "4 frames", 1.5])
+def test_a_limit_that_is_none_is_named(echo, limit):
+    with pytest.raises(ValueError, match="lend_limit is a number of bytes"):
+        echo.lend_limit = limit
+
+
 def test_a_wait_for_memory_ends_with_the_other_program(program):
     session = program(KEEPER + "        if len(kept) == 2: os.kill(os.getpid(), signal.SIGKILL)\n")
     session.lend_limit = 1 << 20

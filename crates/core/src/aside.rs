@@ -85,8 +85,9 @@ impl<B: Buffer> Session<B> {
     }
 
     /// Takes arrivals in, and has the set become readable at the next change. An error if both sides
-    /// have waited for the other to receive for long.
-    pub fn arm_aside(&self, aside: &Aside) -> Result<Armed, Error> {
+    /// have waited for the other to receive for long; who waits for memory makes the other side wait as
+    /// soon as it has something that it does not receive.
+    pub fn arm_aside(&self, aside: &Aside, for_memory: bool) -> Result<Armed, Error> {
         self.check_open()?;
         let link = self.rx.lock_for_sure().link.clone().ok_or_else(|| self.closed())?;
         aside.beacon.put_out();
@@ -95,7 +96,8 @@ impl<B: Buffer> Session<B> {
         let room = self.take_in(&link).map_err(|error| self.fail(error))?;
         {
             let mut since = aside.since.lock().unwrap_or_else(PoisonError::into_inner);
-            self.check_standstill(&link, room, &mut since)?;
+            let is_open = room && !(for_memory && self.rx.lock_for_sure().has_undelivered());
+            self.check_standstill(&link, is_open, &mut since)?;
         }
         let Some(tx) = self.tx.try_lock() else { return Ok(Armed::LookAgain) };
         if link.space_ear.drain() {

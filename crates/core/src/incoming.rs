@@ -149,6 +149,16 @@ impl<B: Buffer> Incoming<B> {
             || link.is_peer_over()
     }
 
+    /// Whether messages were taken in that nobody has asked for.
+    pub(crate) fn has_undelivered(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// How many messages were taken off the ring.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.delivered + self.inbox.len() as u64
+    }
+
     /// Whether something is there that need not be looked for.
     pub(crate) fn knows_of_more(&self) -> bool {
         !self.inbox.is_empty() || self.consumer.knows_of_record()

@@ -55,7 +55,7 @@ impl<B: Buffer> Session<B> {
         // Without the writing side in hand: what another thread has yet to send may be what comes back.
         let aside = self.aside()?;
         loop {
-            let armed = self.arm_aside(&aside)?;
+            let armed = self.arm_aside(&aside, true)?;
             if let Ok(block) = self.lend_if_any(bytes, deadline)? {
                 return Ok(block);
             }

@@ -209,7 +209,7 @@ impl<B: Buffer> Session<B> {
     ) -> Result<(), Error> {
         let (peer_waits, taken) = {
             let rx = self.rx.lock_for_sure();
-            (rx.consumer.producer_sleeps(&link.incoming()), rx.delivered)
+            (rx.consumer.producer_sleeps(&link.incoming()), rx.arrived())
         };
         let served_by = self.served_by.load(Ordering::Relaxed);
         let is_served = served_by != 0 && served_by != this_thread();

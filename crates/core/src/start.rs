@@ -20,7 +20,7 @@ use std::time::Duration;
 use alongside_shm::SessionLayout;
 use alongside_sys::bell::Ringer;
 use alongside_sys::memory::{self, Access, Mapping};
-use alongside_sys::poll::wait_any;
+use alongside_sys::poll::{Beacon, wait_any};
 use alongside_sys::process::{EndSignal, Process};
 use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
 use alongside_sys::{Errno, bell, fork, own_pid, socket, yield_now};
@@ -60,6 +60,9 @@ pub struct Start<'a> {
     /// How the first data is to be read, and its bytes; `None` if the caller sends it itself, with
     /// [`Session::send_leased`].
     pub hello: Option<(u8, &'a [u8])>,
+    /// Lit by whoever does not want the program any more: it is ended, as long as it has not taken up its
+    /// session.
+    pub cancel: Option<&'a Beacon>,
 }
 
 /// Why no session came of it.
@@ -77,6 +80,8 @@ pub enum StartFailure {
         /// How it ended, if it did and that is known.
         exit_status: Option<i32>,
     },
+    /// Nobody wants it any more.
+    Cancelled,
     /// Something else; the program has been ended.
     Other(Error),
 }
@@ -150,7 +155,8 @@ pub fn start<B: Buffer>(
     if !go_on() {
         return Err(Error::Interrupted.into());
     }
-    let (packet, files) = await_adopter(&meeting, &spawned.process, deadline, go_on)?;
+    let (packet, files) =
+        await_adopter(&meeting, &spawned.process, options.cancel, deadline, go_on)?;
     drop(meeting);
     let (link, uid) = complete(half, packet, files, &spawned.process, life.as_deref())?;
     let others = Others {
@@ -238,9 +244,12 @@ impl Half {
 fn await_adopter(
     meeting: &OwnedFd,
     process: &Process,
+    cancel: Option<&Beacon>,
     deadline: Deadline,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<(Packet, Vec<OwnedFd>), StartFailure> {
+    let mut fds = vec![meeting.as_fd(), process.as_fd()];
+    fds.extend(cancel.map(AsFd::as_fd));
     loop {
         // Asked before looking: a program that adopts and ends at once has adopted.
         let is_over = process.is_over();
@@ -255,8 +264,8 @@ fn await_adopter(
             }
             Found::Nothing => {}
         }
-        let fds = [meeting.as_fd(), process.as_fd()];
         match wait_any(&fds, deadline.left()).map_err(Error::os("waiting for the program"))? {
+            Ok(ready) if ready >> 2 != 0 => return Err(StartFailure::Cancelled),
             Ok(_) => {}
             Err(alongside_sys::WaitEnd::Interrupted) if go_on() => {}
             Err(end) => return Err(Error::from(end).into()),

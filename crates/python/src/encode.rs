@@ -586,6 +586,9 @@ fn put_array<'py>(data: &Bound<'py, PyAny>, out: &mut Packed<'py>) -> Result<(),
 /// What to send instead of something that cannot be sent.
 fn way_out(data: &Bound<'_, PyAny>) -> String {
     let has = |name| data.get_type().hasattr(name).unwrap_or(false);
+    if type_name(data) == "alongside.Lent" {
+        return "send the array that it gives: with session.lend(...) as array".into();
+    }
     if has("__members__") {
         return "send its .value; receive(type=...) makes it again".into();
     }

@@ -388,8 +388,13 @@ impl Endpoint {
     }
 
     #[setter]
-    fn set_lend_limit(&self, bytes: u64) {
-        self.core.set_lend_limit(bytes);
+    fn set_lend_limit(&self, bytes: &Bound<'_, PyAny>) -> PyResult<()> {
+        let limit: u64 = bytes.extract().map_err(|_| {
+            let text = format!("lend_limit is a number of bytes, at least 0, not {bytes}");
+            PyValueError::new_err(text)
+        })?;
+        self.core.set_lend_limit(limit);
+        Ok(())
     }
 
     /// Send a message. It is in the other program's memory when this returns.

@@ -5,6 +5,9 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+/// The most that `max_message` may be.
+const MOST_MESSAGE_BYTES: u64 = 1 << 62;
+
 /// An exception class of `alongside._errors`, made with a text.
 pub(crate) fn raise(py: Python<'_>, class: &str, text: &str) -> PyErr {
     raise_with(py, class, text, |_| Ok(()))
@@ -53,10 +56,14 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         Error::TooLarge { bytes, limit } => raise(
             py,
             "TooLarge",
-            &format!(
-                "a message of {bytes} bytes, the limit of this session is {limit}\n\
-                 start(..., max_message={bytes}) allows it"
-            ),
+            &if bytes > MOST_MESSAGE_BYTES {
+                format!("a message of {bytes} bytes, the limit of this session is {limit}")
+            } else {
+                format!(
+                    "a message of {bytes} bytes, the limit of this session is {limit}\n\
+                     start(..., max_message={bytes}) allows it"
+                )
+            },
         ),
         Error::BeyondLimit { bytes, limit } => raise(
             py,
@@ -154,6 +161,11 @@ pub(crate) fn start_failure(py: Python<'_>, failure: StartFailure, command: &str
                 "{command:?} did not take up its session before the deadline, and was ended\n\
                  it has to call alongside.session(); start(..., timeout=) sets the deadline"
             ),
+        ),
+        StartFailure::Cancelled => raise(
+            py,
+            "StartFailed",
+            &format!("\"{command}\" was ended: nobody waits for it any more"),
         ),
         StartFailure::Other(error) => to_python(py, error, None),
     }

@@ -32,6 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<peer::Statistics>()?;
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<start::Canceller>()?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
     module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;

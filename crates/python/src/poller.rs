@@ -37,9 +37,9 @@ impl Aside {
 
     /// Has it be reported at the next change; what is waited for has to be looked for once more after
     /// this. Gives after how many seconds to look again whatever is reported; None for never.
-    fn arm(&self, py: Python<'_>, session: &Endpoint) -> PyResult<Option<f64>> {
+    fn arm(&self, py: Python<'_>, session: &Endpoint, for_memory: bool) -> PyResult<Option<f64>> {
         const SOON_S: f64 = 0.02;
-        match py.detach(|| session.core.arm_aside(&self.core)) {
+        match py.detach(|| session.core.arm_aside(&self.core, for_memory)) {
             Ok(Armed::Wait) => Ok(None),
             Ok(Armed::LookAgain) => Ok(Some(SOON_S)),
             Err(error) => Err(session.failed(py, error)),

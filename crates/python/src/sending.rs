@@ -20,6 +20,10 @@ const LONGEST_BESIDE_LEASES: usize = 16 << 10;
 /// Bytes of this length are lent to a reader that looks at them where they lie.
 const WORTH_LENDING: usize = 16 << 10;
 
+/// What has not come to be when memory was waited for. Views here count as much as the other side's.
+const NO_MEMORY: &str =
+    "as much is lent as session.lend_limit allows, and nothing was let go, there or here,";
+
 /// How a message goes out: its deadline, and whether it is the first data.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms {
@@ -79,7 +83,7 @@ impl Endpoint {
         let mut beside = Vec::new();
         let mut copy = None;
         if is_beside || !packed.copied.is_empty() {
-            let block = self.wait(py, NO_ROOM, |_| self.core.lend(whole, terms.until))?;
+            let block = self.wait(py, NO_MEMORY, |_| self.core.lend(whole, terms.until))?;
             fill(py, &block, packed)?;
             if is_beside {
                 block.region().write(at, &packed.bytes);
@@ -161,7 +165,6 @@ impl Endpoint {
         bytes: usize,
         until: Deadline,
     ) -> PyResult<Bound<'py, Block>> {
-        const NO_MEMORY: &str = "the other program has given nothing back";
         self.check_size(py, bytes)?;
         let block = self.wait(py, NO_MEMORY, |_| self.core.lend(bytes, until))?;
         let block = Bound::new(py, Block::new(block))?;

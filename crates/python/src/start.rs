@@ -5,7 +5,9 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use alongside_core::{Deadline, Start, StartFailure, ready_environment};
-use pyo3::exceptions::PyValueError;
+use alongside_sys::Errno;
+use alongside_sys::poll::Beacon;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::body::Body;
@@ -14,12 +16,32 @@ use crate::encode::Payload;
 use crate::endpoint::{Connection, deadline, go_on};
 use crate::errors::{not_adopted, start_failure, to_python};
 
+/// By which another thread ends a start that waits for its program.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct Canceller {
+    beacon: Beacon,
+}
+
+#[pymethods]
+impl Canceller {
+    #[new]
+    fn new() -> PyResult<Canceller> {
+        let failed = |errno: Errno| PyOSError::new_err((errno.raw_os_error(), "making an eventfd"));
+        Ok(Canceller { beacon: Beacon::new().map_err(failed)? })
+    }
+
+    /// Has the program be ended that has not taken up its session yet.
+    fn cancel(&self) {
+        self.beacon.light();
+    }
+}
+
 /// Starts a program and gives the connection to it.
 ///
 /// `environment` is the whole of it, as `KEY=value`; `stdio` are descriptors or None for this
-/// program's own; `timeout` is in seconds, None for ever.
+/// program's own; `timeout` is in seconds, None for ever; `canceller` ends the wait.
 #[pyfunction]
-#[pyo3(signature = (command, environment, cwd, stdio, new_group, die_with_parent, max_message, hello, timeout))]
+#[pyo3(signature = (command, environment, cwd, stdio, new_group, die_with_parent, max_message, hello, timeout, canceller))]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the public start()")]
 pub(crate) fn start(
     py: Python<'_>,
@@ -32,6 +54,7 @@ pub(crate) fn start(
     max_message: u64,
     hello: &Bound<'_, PyAny>,
     timeout: Option<f64>,
+    canceller: Option<&Canceller>,
 ) -> PyResult<Connection> {
     let until = deadline(timeout)?;
     let hello = Payload::of(hello, None)?;
@@ -50,6 +73,7 @@ pub(crate) fn start(
         die_with_parent,
         max_message_bytes: max_message,
         hello: (!needs_hello).then_some((codec, bytes)),
+        cancel: canceller.map(|canceller| &canceller.beacon),
     };
     let mut raised = None;
     alongside_sys::look_again_soon();

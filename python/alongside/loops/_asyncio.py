@@ -38,7 +38,11 @@ class Asyncio(Loop):
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__()
-        self._loop = loop or asyncio.get_running_loop()
+        found = loop or asyncio._get_running_loop()
+        if found is None:
+            msg = "no asyncio loop runs here\nmake loops.Asyncio() in a coroutine, or name the loop"
+            raise RuntimeError(msg)
+        self._loop = found
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __eq__(self, other: object) -> bool:

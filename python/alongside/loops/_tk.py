@@ -31,7 +31,11 @@ class Tk(OwnThreadLoop):
 
     def __init__(self, root: tkinter.Misc) -> None:
         super().__init__()
-        self._root: Any = root
+        given: Any = root
+        if not isinstance(given, tkinter.Misc):
+            msg = f"{root!r} is no window of tkinter's\nloops.Tk(root), with root = tkinter.Tk()"
+            raise TypeError(msg)
+        self._root: Any = given
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tk) and other._root is self._root

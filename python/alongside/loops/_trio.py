@@ -36,7 +36,14 @@ class Trio(Loop):
 
     def __init__(self, nursery: trio.Nursery) -> None:
         super().__init__()
-        self._nursery = nursery
+        if not trio.lowlevel.in_trio_run():
+            msg = "trio does not run here\nmake loops.Trio(nursery) in an async function"
+            raise RuntimeError(msg)
+        given: Any = nursery
+        if not isinstance(given, trio.Nursery):
+            msg = f"{nursery!r} is no nursery\nasync with trio.open_nursery() as nursery"
+            raise TypeError(msg)
+        self._nursery: trio.Nursery = given
         self._token = trio.lowlevel.current_trio_token()
         self._served: set[Callbacks] = set()
         self._has_task = False
