@@ -374,7 +374,8 @@ impl Endpoint {
         py.detach(|| self.core.exit_status())
     }
 
-    /// Bytes of this side's memory in which arrays lie that the other program still looks at.
+    /// Bytes of this side's memory in which arrays lie that the other program still looks at, or that are
+    /// being filled here.
     #[getter]
     fn lent_bytes(&self, py: Python<'_>) -> PyResult<u64> {
         py.detach(|| self.core.lent_bytes()).map_err(|error| self.failed(py, error))
