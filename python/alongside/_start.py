@@ -5,7 +5,7 @@ Loads when a program first starts another; one that is only started does without
 
 import os
 import sys
-from contextvars import ContextVar
+from _thread import _local
 
 from . import _core
 from ._errors import StartFailed, TimedOut
@@ -32,8 +32,15 @@ STDOUT = -2
 DEVNULL = -3
 """For `start(stdin=, stdout=, stderr=)`: nothing; has the value of `subprocess.DEVNULL`."""
 
-# By which whoever waits for a start in this thread, from another one, can end it.
-canceller: "ContextVar[_core.Canceller | None]" = ContextVar("alongside.start", default=None)
+
+class _ThisThread(_local):
+    """What a start in this thread goes by beside its arguments."""
+
+    # By it another thread, which waits for this one's start, can end that.
+    canceller: "_core.Canceller | None" = None
+
+
+this_thread = _ThisThread()
 
 _STDERR_SHOWN = 64 * 1024
 _STDERR_IN_TEXT = 2000
@@ -104,7 +111,7 @@ def start(
             max_message,
             hello,
             limit(timeout),
-            canceller.get(),
+            this_thread.canceller,
         )
     except BaseException as error:
         pipes.close_theirs()

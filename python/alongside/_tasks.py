@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from . import _core
 from ._errors import Busy, SessionEnded, TimedOut, WouldBlock
 from ._hub import Hub, Watched
-from ._start import _end, canceller, start
+from ._start import _end, start, this_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class _Started:
         self._is_over = threading.Event()
 
     def run(self) -> Session:
-        canceller.set(self._canceller)
+        this_thread.canceller = self._canceller
         try:
             session = self._work()
             with self._lock:
@@ -338,7 +338,7 @@ class _Started:
             if is_abandoned:
                 _end(session)
         finally:
-            canceller.set(None)
+            this_thread.canceller = None
             self._is_over.set()
         return session
 

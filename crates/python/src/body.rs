@@ -39,7 +39,8 @@ impl Body {
 impl Buffer for Body {
     fn with_length(length: usize) -> Result<Body, NoMemory> {
         let size = ffi::Py_ssize_t::try_from(length).map_err(|_| NoMemory)?;
-        Python::attach(|py| {
+        // An interpreter that ends, under a thread that it does not wait for, gives nothing any more.
+        let made = Python::try_attach(|py| {
             // SAFETY: the interpreter is attached; a null source leaves the bytes to be filled (P1).
             let made = unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), size) };
             // SAFETY: a new reference, or null with an exception set.
@@ -51,7 +52,8 @@ impl Buffer for Body {
             // SAFETY: as above.
             let object = unsafe { object.cast_into_unchecked::<PyBytes>() }.unbind();
             Ok(Body { object, start, length })
-        })
+        });
+        made.unwrap_or(Err(NoMemory))
     }
 
     fn space(&mut self) -> &mut [MaybeUninit<u8>] {
@@ -152,7 +154,7 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         // SAFETY: attached, and the view was filled by PyObject_GetBuffer.
-        Python::attach(|_| unsafe { ffi::PyBuffer_Release(&mut *self.view) });
+        let _ = Python::try_attach(|_| unsafe { ffi::PyBuffer_Release(&mut *self.view) });
     }
 }
 

@@ -85,14 +85,19 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Deadline> {
 }
 
 /// Runs the handlers of signals that have arrived; false, and the error kept, if one raised.
+///
+/// In the main thread, which alone runs handlers. Others had better not ask: the interpreter may have
+/// ended under a daemon thread, and asking it anything would be the end of the process.
 pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
-    Python::attach(|py| match py.check_signals() {
-        Ok(()) => true,
-        Err(error) => {
-            *raised = Some(error);
-            false
-        }
-    })
+    if !alongside_sys::is_main_thread() {
+        return true;
+    }
+    let checked = Python::try_attach(|py| py.check_signals());
+    if let Some(Err(error)) = checked {
+        *raised = Some(error);
+        return false;
+    }
+    true
 }
 
 impl Endpoint {

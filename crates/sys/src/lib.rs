@@ -19,7 +19,7 @@ pub mod spawn;
 mod thread;
 
 pub use fork::Fd;
-pub use nap::look_again_soon;
+pub use nap::{is_main_thread, look_again_soon};
 pub use rustix::io::Errno;
 pub use thread::spawn_quiet;
 

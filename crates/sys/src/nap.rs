@@ -10,6 +10,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::fork::generation;
+
 const MOMENT: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,13 +26,27 @@ enum Nap {
 
 thread_local! {
     static NAP: Cell<Nap> = const { Cell::new(Nap::Never) };
-    static IS_MAIN: bool = rustix::thread::gettid() == rustix::process::getpid();
+    /// In which generation it was asked, and the answer: a thread that forks is its child's first.
+    static IS_MAIN: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
+}
+
+/// Whether this is the process's first thread.
+pub fn is_main_thread() -> bool {
+    let generation = generation();
+    match IS_MAIN.get() {
+        Some((of, is_main)) if of == generation => is_main,
+        _ => {
+            let is_main = rustix::thread::gettid() == rustix::process::getpid();
+            IS_MAIN.set(Some((generation, is_main)));
+            is_main
+        }
+    }
 }
 
 /// The next sleep of this thread that may take longer than a moment is interrupted after one. Of no
 /// effect but in a process's first thread, which alone runs handlers.
 pub fn look_again_soon() {
-    if IS_MAIN.with(|is_main| *is_main) {
+    if is_main_thread() {
         NAP.set(Nap::Next);
     }
 }
