@@ -10,7 +10,7 @@ and in editor.py:
     for message in session: ...
 """
 
-from ._core import Peer, Statistics
+from ._core import Entry, Peer, Statistics
 from ._errors import (
     AlongsideError,
     Busy,
@@ -20,6 +20,7 @@ from ._errors import (
     HandleLost,
     Incompatible,
     Invalid,
+    NotFound,
     NotStarted,
     PeerGone,
     SessionEnded,
@@ -33,6 +34,7 @@ from ._session import Session, session
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import loops
+    from ._directory import Registration, find, publish, running
     from ._lending import Lent
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
@@ -48,13 +50,16 @@ __all__ = [
     "Closed",
     "Corrupt",
     "Denied",
+    "Entry",
     "HandleLost",
     "Incompatible",
     "Invalid",
     "Lent",
+    "NotFound",
     "NotStarted",
     "Peer",
     "PeerGone",
+    "Registration",
     "Session",
     "SessionEnded",
     "StartFailed",
@@ -63,7 +68,10 @@ __all__ = [
     "TooLarge",
     "WouldBlock",
     "astart",
+    "find",
     "loops",
+    "publish",
+    "running",
     "session",
     "start",
 ]
@@ -75,6 +83,8 @@ if not TYPE_CHECKING:
         """Load what a program that is only started does not need: it waits for this import."""
         if name in {"DEVNULL", "PIPE", "STDOUT", "start"}:
             from . import _start as module
+        elif name in {"Registration", "find", "publish", "running"}:
+            from . import _directory as module
         elif name == "astart":
             from . import _tasks as module
         elif name == "Lent":

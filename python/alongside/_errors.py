@@ -81,6 +81,10 @@ class NotStarted(AlongsideError):
     """This program was not started by one that waits for it."""
 
 
+class NotFound(AlongsideError, LookupError):
+    """No running program has this name."""
+
+
 class Denied(AlongsideError, PermissionError):
     """The other program is not one that may take part."""
 

@@ -1,5 +1,7 @@
 //! Every way in which a call can end without its result, split by what the caller can do about it.
 
+use std::path::{Path, PathBuf};
+
 use alongside_shm::{Corrupt, FINGERPRINT, LayoutError, VERSION};
 use alongside_sys::memory::BadFile;
 use alongside_sys::{Errno, WaitEnd};
@@ -62,6 +64,12 @@ pub enum Error {
     Os(&'static str, Errno),
     /// The kernel refused, and what the other side had sent is lost with it; the session has ended.
     Lost(&'static str, Errno),
+    /// The kernel refused something with a file: the file, and its answer.
+    File(PathBuf, Errno),
+    /// There is no such thing in the directory; the text says what there is.
+    NotFound(String),
+    /// What was asked for breaks a rule, which the text says.
+    Rule(String),
     /// No memory for a message of so many bytes; it can still be received.
     NoMemory(u64),
     /// Memory that cannot be lent, and why.
@@ -73,6 +81,11 @@ impl Error {
     pub(crate) fn ends_the_session(&self) -> bool {
         use Error::{Corrupt, HandleLost, Incompatible, Lost};
         matches!(self, Corrupt(_) | Incompatible(_) | HandleLost(_) | Lost(..))
+    }
+
+    /// Names the file with which the kernel refused something.
+    pub(crate) fn file(path: &Path) -> impl Fn(Errno) -> Error {
+        move |errno| Error::File(path.to_owned(), errno)
     }
 
     /// Names what was tried when the kernel refused.

@@ -15,6 +15,7 @@ mod attend;
 mod borrowing;
 mod caretaker;
 mod deadline;
+pub mod directory;
 mod ending;
 mod error;
 mod incoming;

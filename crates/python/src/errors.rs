@@ -99,6 +99,9 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         Error::Os(what, errno) | Error::Lost(what, errno) => {
             os_error(py, errno.raw_os_error(), Some(what), None)
         }
+        Error::File(path, errno) => os_error(py, errno.raw_os_error(), None, Some(&path)),
+        Error::NotFound(text) => raise(py, "NotFound", &text),
+        Error::Rule(text) => PyValueError::new_err(text),
         Error::NotLendable(text) => PyValueError::new_err(text),
         Error::NoMemory(bytes) => PyMemoryError::new_err(format!(
             "no memory for a message of {bytes} bytes; it can still be received"

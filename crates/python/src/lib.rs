@@ -9,6 +9,7 @@
 
 mod body;
 mod decode;
+mod directory;
 mod encode;
 mod endpoint;
 mod errors;
@@ -33,6 +34,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<start::Canceller>()?;
+    module.add_class::<directory::Entry>()?;
+    module.add_class::<directory::Registration>()?;
+    module.add_function(wrap_pyfunction!(directory::running, module)?)?;
+    module.add_function(wrap_pyfunction!(directory::find, module)?)?;
+    module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
     module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;

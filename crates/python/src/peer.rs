@@ -47,7 +47,7 @@ impl From<&alongside_core::Identity> for Peer {
 #[pymethods]
 impl Peer {
     #[new]
-    fn new(pid: u32, start_time: f64, uid: u32, executable: Option<PathBuf>) -> Peer {
+    pub(crate) fn new(pid: u32, start_time: f64, uid: u32, executable: Option<PathBuf>) -> Peer {
         Peer { pid, start_time, uid, executable }
     }
 

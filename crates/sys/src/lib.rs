@@ -8,6 +8,7 @@
 //! wait that a signal has ended, because the caller may want to run the signal's handler.
 
 pub mod bell;
+pub mod file;
 pub mod fork;
 pub mod lock;
 pub mod memory;
@@ -47,9 +48,29 @@ pub fn own_pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get() as u32
 }
 
+/// A number that nobody can guess.
+pub fn random() -> Result<u64, Errno> {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let count = rustix::rand::getrandom(&mut bytes[..], flags)?;
+    if count == bytes.len() { Ok(u64::from_ne_bytes(bytes)) } else { Err(Errno::IO) }
+}
+
 /// This process's effective user.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Nanoseconds since boot, by a clock that only goes forward.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Seconds since the epoch.
+pub fn since_epoch_s() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 /// A clock that costs next to nothing and moves every few milliseconds, in nanoseconds.

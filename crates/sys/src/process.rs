@@ -189,6 +189,22 @@ impl Process {
     }
 }
 
+/// What this process says of itself to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Own {
+    /// The file it runs; empty if that is not known.
+    pub executable: String,
+    /// When it began, in seconds since the epoch.
+    pub started_s: Option<f64>,
+}
+
+/// This process.
+pub fn of_this() -> Own {
+    let proc = PathBuf::from("/proc/self");
+    let executable = std::fs::read_link(proc.join("exe")).unwrap_or_default();
+    Own { executable: executable.to_string_lossy().into_owned(), started_s: start_time_s(&proc) }
+}
+
 /// Children that ended, or will end, without anybody who asks how. They are reaped when others are
 /// started, so that a program which starts one after the other does not gather dead ones.
 static UNASKED: Mutex<Vec<Fd>> = Mutex::new(Vec::new());

@@ -1,0 +1,7 @@
+//! The directory: running programs that others can find.
+
+pub mod entry;
+pub mod name;
+pub mod registration;
+pub mod scope;
+pub mod store;

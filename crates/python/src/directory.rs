@@ -1,0 +1,166 @@
+//! The directory, as Python sees it: registrations, and entries that were found.
+
+use alongside_core::directory::entry::Entry as CoreEntry;
+use alongside_core::directory::registration::{self, Registration as CoreRegistration, Said};
+use alongside_core::directory::scope::Scope;
+use alongside_core::directory::store::Found;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::errors::to_python;
+use crate::named::Named;
+use crate::peer::Peer;
+
+static FROM_JSON: Named = Named::new("json", "loads");
+
+fn scope_of(name: &str) -> PyResult<Scope> {
+    match name {
+        "user" => Ok(Scope::User),
+        _ => Err(PyValueError::new_err(format!("scope is {name:?}, expected \"user\""))),
+    }
+}
+
+/// One running program under one name, as it was when it was looked up.
+///
+/// Attributes:
+///     name: the name.
+///     instance: tells this registration from all others, also of the same name.
+///     peer: the process that has published it.
+///     about: what it says of itself, in words.
+///     info: what it says of itself, as data.
+///     since: when it was published, in seconds since the epoch.
+///     changed: when it was changed last, in seconds since the epoch.
+#[pyclass(frozen, eq, hash, module = "alongside")]
+pub(crate) struct Entry {
+    core: CoreEntry,
+    info: PyOnceLock<Py<PyAny>>,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        let key = |entry: &Entry| (entry.core.instance.clone(), entry.core.changed.to_bits());
+        key(self) == key(other)
+    }
+}
+
+impl std::hash::Hash for Entry {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.core.instance.hash(state);
+    }
+}
+
+impl From<CoreEntry> for Entry {
+    fn from(core: CoreEntry) -> Entry {
+        Entry { core, info: PyOnceLock::new() }
+    }
+}
+
+#[pymethods]
+impl Entry {
+    #[getter]
+    fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    #[getter]
+    fn instance(&self) -> &str {
+        &self.core.instance
+    }
+
+    #[getter]
+    fn peer(&self) -> Peer {
+        let CoreEntry { pid, started, uid, executable, .. } = &self.core;
+        let executable = (!executable.is_empty()).then(|| executable.into());
+        Peer::new(*pid, started.unwrap_or(0.0), *uid, executable)
+    }
+
+    #[getter]
+    fn about(&self) -> &str {
+        &self.core.about
+    }
+
+    #[getter]
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(info) = self.info.get(py) {
+            return Ok(info.bind(py).clone());
+        }
+        let info = FROM_JSON.get(py)?.call1((self.core.info.get(),))?;
+        let _ = self.info.set(py, info.clone().unbind());
+        Ok(info)
+    }
+
+    #[getter]
+    fn since(&self) -> f64 {
+        self.core.since
+    }
+
+    #[getter]
+    fn changed(&self) -> f64 {
+        self.core.changed
+    }
+
+    fn __repr__(&self) -> String {
+        let CoreEntry { name, instance, pid, .. } = &self.core;
+        format!("Entry(name={name:?}, instance={instance:?}, pid={pid})")
+    }
+}
+
+/// A name that this process has published.
+#[pyclass(subclass, frozen, module = "alongside._core")]
+pub(crate) struct Registration {
+    core: CoreRegistration,
+}
+
+#[pymethods]
+impl Registration {
+    #[new]
+    fn new(py: Python<'_>, name: &str, scope: &str, about: &str, info: &str) -> PyResult<Self> {
+        let scope = scope_of(scope)?;
+        let said = Said { about, info };
+        let made = py.detach(|| CoreRegistration::new(name, &scope, &said));
+        Ok(Registration { core: made.map_err(|error| to_python(py, error, None))? })
+    }
+
+    /// What it says at the moment; None once it is revoked.
+    fn _entry(&self, py: Python<'_>) -> Option<Entry> {
+        py.detach(|| self.core.entry()).map(Entry::from)
+    }
+
+    fn _update(&self, py: Python<'_>, about: Option<&str>, info: Option<&str>) -> PyResult<()> {
+        py.detach(|| self.core.update(about, info)).map_err(|error| to_python(py, error, None))
+    }
+
+    fn _revoke(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.core.revoke()).map_err(|error| to_python(py, error, None))
+    }
+}
+
+/// The entries of a scope whose name fits the pattern, the oldest first.
+#[pyfunction]
+pub(crate) fn running(py: Python<'_>, pattern: &str, scope: &str) -> PyResult<Vec<Entry>> {
+    let scope = scope_of(scope)?;
+    let found = py.detach(|| registration::running(pattern, &scope));
+    let found = found.map_err(|error| to_python(py, error, None))?;
+    Ok(found.into_iter().map(|Found { entry, .. }| Entry::from(entry)).collect())
+}
+
+/// The oldest entry with this name, or the one with this instance.
+#[pyfunction]
+pub(crate) fn find(
+    py: Python<'_>,
+    name: &str,
+    scope: &str,
+    instance: Option<&str>,
+) -> PyResult<Option<Entry>> {
+    let scope = scope_of(scope)?;
+    let found = py.detach(|| registration::find(name, instance, &scope));
+    let found = found.map_err(|error| to_python(py, error, None))?;
+    Ok(found.map(|Found { entry, .. }| Entry::from(entry)))
+}
+
+/// Leaves all directories: the process is about to end.
+#[pyfunction]
+pub(crate) fn leave_directories(py: Python<'_>) {
+    py.detach(registration::leave_all);
+}
