@@ -34,7 +34,7 @@ from ._session import Session, session
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import loops
-    from ._directory import Registration, find, publish, running
+    from ._directory import Registration, connect, find, publish, running
     from ._lending import Lent
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
@@ -68,6 +68,7 @@ __all__ = [
     "TooLarge",
     "WouldBlock",
     "astart",
+    "connect",
     "find",
     "loops",
     "publish",
@@ -83,7 +84,7 @@ if not TYPE_CHECKING:
         """Load what a program that is only started does not need: it waits for this import."""
         if name in {"DEVNULL", "PIPE", "STDOUT", "start"}:
             from . import _start as module
-        elif name in {"Registration", "find", "publish", "running"}:
+        elif name in {"Registration", "connect", "find", "publish", "running"}:
             from . import _directory as module
         elif name == "astart":
             from . import _tasks as module

@@ -337,7 +337,7 @@ def set_callback(
     on: Loop | None,
 ) -> None:
     """Set the callback "message", "close" or "error" of a session, or take it away."""
-    _check(callback, on)
+    check(callback, on)
     with _lock:
         served = session._served
         if served is not None and on is not None and served.loop._is_closed():
@@ -346,7 +346,7 @@ def set_callback(
         if served is None:
             if callback is None:
                 return
-            served = Callbacks(session, on or _default())
+            served = Callbacks(session, on or default())
         loop = on or served.loop
         if callback is not None:
             loop._check()
@@ -433,7 +433,7 @@ def _is_async(callback: object) -> bool:
     )
 
 
-def _check(callback: Any, on: object) -> None:
+def check(callback: Any, on: object) -> None:
     """Refuse at once what could only fail at each message."""
     if callback is not None and not callable(callback):
         msg = f"{_shown(callback)} cannot be called\na callback is a function, or None"
@@ -444,7 +444,7 @@ def _check(callback: Any, on: object) -> None:
         raise TypeError(msg)
 
 
-def _default() -> Loop:
+def default() -> Loop:
     from .loops._polled import Thread
 
     return Thread()

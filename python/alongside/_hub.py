@@ -14,6 +14,9 @@ from . import _core
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    _Ready: TypeAlias = Callable[[int], object]
 
 # So many callbacks run before the loop gets its turn.
 _PER_TURN = 64
@@ -50,14 +53,24 @@ class Watched:
             hub.remove(self)
 
 
+class Callers:
+    """The callers of a registration, which a hub watches for."""
+
+    def __init__(self, number: int, registration: _core.Registration, step: _Ready) -> None:
+        self.number = number
+        # Kept: as long as it is published somebody has to let callers in.
+        self.registration = registration
+        self.ready = step
+
+
 class Hub:
     """Watches sessions for one loop. `add`, `remove` and `wake` may be called from any thread."""
 
     def __init__(self) -> None:
         self._poller = _core.Poller()
         # By number; what is watched for callbacks keeps them, and they their session.
-        self.watched: dict[int, Watched] = {}
-        self._poked: list[Watched] = []
+        self.watched: dict[int, Watched | Callers] = {}
+        self._poked: list[Watched | Callers] = []
         self._numbers = itertools.count(1)
 
     def fileno(self) -> int:
@@ -107,7 +120,7 @@ class Hub:
         if session is not None:
             self._poller.remove(session)
 
-    def forget(self, watched: Watched) -> None:
+    def forget(self, watched: Watched | Callers) -> None:
         """Call it no more, and keep nothing of it."""
         self.watched.pop(watched.number, None)
 
@@ -116,11 +129,23 @@ class Hub:
         self.unwatch(watched)
         self.forget(watched)
 
+    def let_in(self, registration: _core.Registration, step: _Ready) -> Callers:
+        """Call `step(n)` when callers of a registration wait to be let in."""
+        callers = Callers(next(self._numbers), registration, step)
+        self.watched[callers.number] = callers
+        self._poller.add_callers(registration, callers.number)
+        return callers
+
+    def shut(self, callers: Callers) -> None:
+        """Let in no more."""
+        self._poller.remove_callers(callers.registration)
+        self.forget(callers)
+
     def wake(self) -> None:
         """Have `dispatch` called, though nothing has come."""
         self._poller.wake()
 
-    def poke(self, watched: Watched) -> None:
+    def poke(self, watched: Watched | Callers) -> None:
         """Have it called in the loop, though nothing has come."""
         self._poked.append(watched)
         self._poller.wake()

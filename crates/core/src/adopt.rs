@@ -25,7 +25,7 @@ use crate::wire::{self, Found, Kind, Packet};
 /// Names the meeting place: `version:descriptor:inode`.
 pub const ENVIRONMENT_VARIABLE: &str = "ALONGSIDE_SESSION";
 /// What a whole session's memory may take: two of the largest rings, and the header.
-const MOST_MEMORY_BYTES: usize = (2 << 30) + 4096;
+pub(crate) const MOST_MEMORY_BYTES: usize = (2 << 30) + 4096;
 
 /// Why no session was taken up.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,6 @@
 //! The directory: running programs that others can find.
 
+pub mod connecting;
 pub mod entry;
 pub mod name;
 pub mod registration;

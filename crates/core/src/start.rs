@@ -123,11 +123,11 @@ impl Drop for Spawned {
 }
 
 /// Our half of the session, made while the program boots.
-struct Half {
-    memory: Mapping,
-    file: OwnedFd,
-    layout: SessionLayout,
-    bells: [(Ringer, OwnedFd); 2],
+pub(crate) struct Half {
+    pub(crate) memory: Mapping,
+    pub(crate) file: OwnedFd,
+    pub(crate) layout: SessionLayout,
+    pub(crate) bells: [(Ringer, OwnedFd); 2],
 }
 
 /// Starts a program and waits until it has taken up its session. `go_on` is asked whenever a signal
@@ -231,7 +231,7 @@ fn run(
 }
 
 impl Half {
-    fn new(max_message_bytes: u64) -> Result<Half, Errno> {
+    pub(crate) fn new(max_message_bytes: u64) -> Result<Half, Errno> {
         let layout = SessionLayout { ring_bytes: [RING_BYTES; 2], max_message_bytes };
         let bytes = layout.total_bytes() as usize;
         let (memory, file) = memory::create("alongside-session", bytes, Access::ReadWrite)?;

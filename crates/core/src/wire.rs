@@ -7,10 +7,12 @@
 //! |---|---|---|---|
 //! | adopt | adopter → starter, on the inherited socket | layout version | its own socket, data ear, space ear |
 //! | offer | starter → adopter, on the adopter's socket | layout version, flags | memory, data ear, space ear, fate if flagged |
-//! | refuse | either → other | layout version | |
+//! | refuse | either → other | layout version, reason | |
 //! | arena | sender → receiver | number, blocks, bytes of a block | memory |
 //! | lease arena | lender → borrower | number, , bytes | memory |
 //! | returns | lender → borrower | , , bytes | the table of returns |
+//! | connect | caller → owner | layout version, , instance | memory, data ear, space ear |
+//! | accept | owner → caller | layout version | data ear, space ear |
 //!
 //! The text of the protocol is `spec/wire-v1.md`.
 
@@ -25,6 +27,13 @@ pub(crate) const VERSION: u16 = 1;
 /// In `b` of an offer: the adopter shall end with the starter.
 pub(crate) const SHARES_FATE: u32 = 1;
 
+/// In `b` of a refusal: the layout is another.
+pub(crate) const REFUSED_LAYOUT: u32 = 0;
+/// The caller's user may not connect.
+pub(crate) const REFUSED_USER: u32 = 1;
+/// The name was revoked, or is another's by now.
+pub(crate) const REFUSED_INSTANCE: u32 = 2;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"ALWR");
 const BYTES: usize = 24;
 
@@ -38,6 +47,8 @@ pub(crate) enum Kind {
     Arena = 4,
     LeaseArena = 5,
     Returns = 6,
+    Connect = 7,
+    Accept = 8,
 }
 
 /// One packet.
@@ -90,9 +101,11 @@ impl Packet {
             4 => Kind::Arena,
             5 => Kind::LeaseArena,
             6 => Kind::Returns,
+            7 => Kind::Connect,
+            8 => Kind::Accept,
             kind => {
                 return Err(Error::Corrupt(format!(
-                    "the other program sent a packet of kind {kind}, the last known one is 6"
+                    "the other program sent a packet of kind {kind}, the last known one is 8"
                 )));
             }
         };

@@ -1,5 +1,6 @@
 //! The directory, as Python sees it: registrations, and entries that were found.
 
+use alongside_core::Error;
 use alongside_core::directory::entry::Entry as CoreEntry;
 use alongside_core::directory::registration::{self, Registration as CoreRegistration, Said};
 use alongside_core::directory::scope::Scope;
@@ -8,7 +9,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::errors::to_python;
+use crate::body::Body;
+use crate::endpoint::{Connection, deadline, go_on};
+use crate::errors::{raise, to_python};
 use crate::named::Named;
 use crate::peer::Peer;
 
@@ -109,15 +112,22 @@ impl Entry {
 /// A name that this process has published.
 #[pyclass(subclass, frozen, module = "alongside._core")]
 pub(crate) struct Registration {
-    core: CoreRegistration,
+    pub(crate) core: CoreRegistration,
 }
 
 #[pymethods]
 impl Registration {
     #[new]
-    fn new(py: Python<'_>, name: &str, scope: &str, about: &str, info: &str) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        scope: &str,
+        about: &str,
+        info: &str,
+        connects: bool,
+    ) -> PyResult<Self> {
         let scope = scope_of(scope)?;
-        let said = Said { about, info };
+        let said = Said { about, info, connects };
         let made = py.detach(|| CoreRegistration::new(name, &scope, &said));
         Ok(Registration { core: made.map_err(|error| to_python(py, error, None))? })
     }
@@ -129,6 +139,14 @@ impl Registration {
 
     fn _update(&self, py: Python<'_>, about: Option<&str>, info: Option<&str>) -> PyResult<()> {
         py.detach(|| self.core.update(about, info)).map_err(|error| to_python(py, error, None))
+    }
+
+    /// Takes what has come, and gives the connections that came of it.
+    fn _step(&self, py: Python<'_>) -> PyResult<Vec<Connection>> {
+        let Some(listener) = self.core.listener() else { return Ok(Vec::new()) };
+        let made = py.detach(|| listener.step::<Body>());
+        let made = made.map_err(|error| to_python(py, error, None))?;
+        Ok(made.into_iter().map(|core| Connection::started(core, false)).collect())
     }
 
     fn _revoke(&self, py: Python<'_>) -> PyResult<()> {
@@ -157,6 +175,34 @@ pub(crate) fn find(
     let found = py.detach(|| registration::find(name, instance, &scope));
     let found = found.map_err(|error| to_python(py, error, None))?;
     Ok(found.map(|Found { entry, .. }| Entry::from(entry)))
+}
+
+/// Connects to the oldest program with this name, or to the one with this instance.
+#[pyfunction]
+pub(crate) fn connect(
+    py: Python<'_>,
+    name: &str,
+    scope: &str,
+    instance: Option<&str>,
+    max_message: u64,
+    timeout: Option<f64>,
+) -> PyResult<Connection> {
+    let (scope, until) = (scope_of(scope)?, deadline(timeout)?);
+    let mut raised = None;
+    alongside_sys::look_again_soon();
+    let made = py.detach(|| {
+        let mut go_on = || go_on(&mut raised);
+        registration::connect::<Body>(name, instance, &scope, max_message, until, &mut go_on)
+    });
+    match (made, raised) {
+        (Ok(core), _) => Ok(Connection::started(core, false)),
+        (Err(Error::Interrupted), Some(error)) => Err(error),
+        (Err(Error::TimedOut), _) => {
+            let text = format!("{name:?} has not answered before the deadline");
+            Err(raise(py, "TimedOut", &text))
+        }
+        (Err(error), _) => Err(to_python(py, error, None)),
+    }
 }
 
 /// Leaves all directories: the process is about to end.

@@ -36,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<start::Canceller>()?;
     module.add_class::<directory::Entry>()?;
     module.add_class::<directory::Registration>()?;
+    module.add_function(wrap_pyfunction!(directory::connect, module)?)?;
     module.add_function(wrap_pyfunction!(directory::running, module)?)?;
     module.add_function(wrap_pyfunction!(directory::find, module)?)?;
     module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;

@@ -9,6 +9,7 @@ use alongside_sys::{Errno, WaitEnd};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+use crate::directory::Registration;
 use crate::endpoint::Endpoint;
 use crate::errors::raise;
 
@@ -103,6 +104,22 @@ impl Poller {
         let watch = if session.has_started() { Watch::Edge } else { Watch::HangUp };
         let added = session.with_exit(py, |fd| self.set.add(fd, number, watch))?;
         added.transpose().map(drop).map_err(failed)
+    }
+
+    /// Reports `number` as long as callers wait to be let in.
+    fn add_callers(&self, registration: &Registration, number: u64) -> PyResult<()> {
+        self.check_ours()?;
+        match registration.core.listener() {
+            Some(listener) => self.set.add(&*listener, number, Watch::Level).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports no more callers.
+    fn remove_callers(&self, registration: &Registration) {
+        if let Some(listener) = registration.core.listener().filter(|_| self.set.is_ours()) {
+            self.set.remove(&*listener);
+        }
     }
 
     /// Reports nothing more of a session. One whose descriptors are gone has left by itself.

@@ -150,6 +150,12 @@ impl Directory {
     }
 }
 
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
 /// Makes a directory that only its owner may look into; one that is there is left as it is.
 pub fn make_directory(path: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::RWXU) {

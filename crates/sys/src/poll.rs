@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use crate::WaitEnd;
 use crate::fork::Fd;
@@ -169,6 +172,35 @@ pub fn wait_any_or_end(
         }
         Err(Errno::INTR) => Ok(Err(WaitEnd::Interrupted)),
         Err(errno) => Err(errno),
+    }
+}
+
+/// A descriptor that becomes readable when a time is over.
+#[derive(Debug)]
+pub struct Timer {
+    timer: Fd,
+}
+
+impl Timer {
+    /// One that never does.
+    pub fn new() -> Result<Timer, Errno> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Timer { timer: Fd::new(timerfd_create(TimerfdClockId::Monotonic, flags)?)? })
+    }
+
+    /// Makes it readable so long from now; `None` for never.
+    pub fn set(&self, from_now: Option<Duration>) {
+        let zero = timespec(Duration::ZERO);
+        // Zero would be never.
+        let value = from_now.map_or(zero, |time| timespec(time.max(Duration::from_nanos(1))));
+        let times = Itimerspec { it_interval: zero, it_value: value };
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times);
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 }
 

@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+
+use crate::file::Directory;
 
 /// Descriptors that one message may carry; we send fewer.
 const MOST_DESCRIPTORS: usize = 8;
@@ -19,6 +21,40 @@ const SO_PEERPIDFD: libc::c_int = 77;
 /// A connected pair, close-on-exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// How many connections wait at most until they are looked at.
+const BACKLOG: i32 = 1024;
+
+fn address(directory: &Directory, name: &str) -> Result<SocketAddrUnix, Errno> {
+    // By the open directory: its path may be longer than an address, or another's by now.
+    let place = format!("/proc/self/fd/{}/{name}", directory.as_fd().as_raw_fd());
+    SocketAddrUnix::new(place)
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// A socket with a name in a directory, to which others of this user connect.
+pub fn listen(directory: &Directory, name: &str) -> Result<OwnedFd, Errno> {
+    let socket = new_socket()?;
+    rustix::net::bind(&socket, &address(directory, name)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Takes the next connection; [`Errno::AGAIN`] if there is none.
+pub fn accept(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+}
+
+/// Connects to a socket; [`Errno::AGAIN`] if as many wait there as may.
+pub fn connect(directory: &Directory, name: &str) -> Result<OwnedFd, Errno> {
+    let socket = new_socket()?;
+    rustix::net::connect(&socket, &address(directory, name)?)?;
+    Ok(socket)
 }
 
 /// Sends one message with descriptors; never waits, raises no signal.

@@ -43,6 +43,8 @@ pub struct Entry {
     pub about: String,
     /// What the program says of it, as data: a JSON object.
     pub info: Box<RawValue>,
+    /// Whether others may connect to it, at the socket with the instance's name.
+    pub connects: bool,
     /// When it was published, in seconds since the epoch.
     pub since: f64,
     /// When it was changed last, in seconds since the epoch.
@@ -152,6 +154,7 @@ pub(crate) mod tests {
             started: Some(1.5),
             about: "what it is".into(),
             info: RawValue::from_string("{\"a\":[1]}".into()).unwrap(),
+            connects: false,
             since: 2.5,
             changed: 2.5,
             order: 3,

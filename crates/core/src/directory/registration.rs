@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use alongside_sys::{monotonic_ns, own_pid, own_uid, process, random, since_epoch_s};
 use serde_json::value::RawValue;
 
+use crate::deadline::Deadline;
+use crate::directory::connecting::{self, Listener};
 use crate::directory::entry::{self, Entry};
 use crate::directory::name::{self, Name, Pattern};
 use crate::directory::scope::Scope;
 use crate::directory::store::{self, Flaw, Found, Life, Store};
 use crate::error::Error;
+use crate::message::Buffer;
+use crate::session::Session;
 
 /// Names that are so near to one that was not found are mentioned.
 const NEAR: usize = 2;
@@ -21,6 +25,8 @@ const MENTIONED: usize = 3;
 pub struct Registration {
     life: Arc<Life>,
     file: String,
+    /// Where callers come in; none if nobody may connect, or any more.
+    listener: Mutex<Option<Arc<Listener>>>,
     /// What it says at the moment; none once it is revoked.
     entry: Mutex<Option<Entry>>,
 }
@@ -32,6 +38,8 @@ pub struct Said<'a> {
     pub about: &'a str,
     /// As a JSON object.
     pub info: &'a str,
+    /// Whether others may connect.
+    pub connects: bool,
 }
 
 impl Registration {
@@ -53,13 +61,23 @@ impl Registration {
             started: me.started_s,
             about: said.about.to_owned(),
             info: info(said.info)?,
+            connects: said.connects,
             since: now,
             changed: now,
             order: monotonic_ns(),
         };
         let file = Entry::file_name(name.number(), instance);
-        life.publish(&file, &bytes(&entry)?)?;
-        Ok(Registration { life, file, entry: Mutex::new(Some(entry)) })
+        let bytes = bytes(&entry)?;
+        // Before anybody can see that it may be connected to.
+        let listener = if said.connects { Some(Listener::new(&life, instance)?) } else { None };
+        life.publish(&file, &bytes)?;
+        let listener = Mutex::new(listener.map(Arc::new));
+        Ok(Registration { life, file, listener, entry: Mutex::new(Some(entry)) })
+    }
+
+    /// Where callers come in, as long as they may.
+    pub fn listener(&self) -> Option<Arc<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it says; none once it is revoked.
@@ -93,6 +111,7 @@ impl Registration {
         if current.is_some() {
             self.life.revoke(&self.file)?;
             *current = None;
+            drop(self.listener.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
         Ok(())
     }
@@ -113,9 +132,44 @@ pub fn running(pattern: &str, scope: &Scope) -> Result<Vec<Found>, Error> {
 /// The oldest entry with this name, or the one with this instance.
 pub fn find(name: &str, instance: Option<&str>, scope: &Scope) -> Result<Option<Found>, Error> {
     let wanted = checked(name)?;
-    let found = look(scope, Some(wanted.number()), &|name| name == wanted.as_str())?;
-    let is_meant = |found: &Found| instance.is_none_or(|wanted| found.entry.instance == wanted);
-    Ok(found.into_iter().find(is_meant))
+    Ok(find_all(&wanted, instance, scope)?.into_iter().next())
+}
+
+fn find_all(wanted: &Name, instance: Option<&str>, scope: &Scope) -> Result<Vec<Found>, Error> {
+    let mut found = look(scope, Some(wanted.number()), &|name| name == wanted.as_str())?;
+    found.retain(|found| instance.is_none_or(|wanted| found.entry.instance == wanted));
+    Ok(found)
+}
+
+/// Connects to the oldest program with this name that takes connections, or to the one with this instance.
+/// One that ends meanwhile is none.
+pub fn connect<B: Buffer>(
+    name: &str,
+    instance: Option<&str>,
+    scope: &Scope,
+    max_message_bytes: u64,
+    deadline: Deadline,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Arc<Session<B>>, Error> {
+    let all = find_all(&checked(name)?, instance, scope)?;
+    let mut is_deaf = None;
+    for found in &all {
+        if !found.entry.connects {
+            is_deaf = Some(found.entry.pid);
+            continue;
+        }
+        match connecting::connect(found, max_message_bytes, deadline, go_on) {
+            Err(Error::NotFound(_)) => {}
+            result => return result,
+        }
+    }
+    match is_deaf {
+        Some(pid) => Err(Error::Denied(format!(
+            "{name:?} takes no connections (pid {pid})\n\
+             publish(..., on_message=...) or publish(..., on_connect=...) would"
+        ))),
+        None => Err(not_found(name, instance, scope)),
+    }
 }
 
 /// The error for a name that is not there: it mentions those that are nearly the same.
@@ -198,7 +252,7 @@ fn bytes(entry: &Entry) -> Result<Vec<u8>, Error> {
 mod tests {
     use super::*;
 
-    const SAID: Said<'_> = Said { about: "a test", info: "{\"x\":1}" };
+    const SAID: Said<'_> = Said { about: "a test", info: "{\"x\":1}", connects: false };
 
     #[test]
     fn a_name_is_there_from_publish_to_revoke() {
@@ -242,7 +296,7 @@ mod tests {
         for (name, info) in
             [("a//b", "{}"), ("ok", "{"), ("ok", &format!("\"{}\"", "x".repeat(5000)))]
         {
-            let said = Said { about: "", info };
+            let said = Said { about: "", info, connects: true };
             assert!(matches!(Registration::new(name, &scope, &said), Err(Error::Rule(_))));
         }
     }

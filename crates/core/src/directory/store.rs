@@ -3,6 +3,7 @@
 //! ```text
 //! lives/LIFE              locked by its process as long as that lives
 //! names/NUMBER-INSTANCE   an entry, which names its life
+//! sockets/INSTANCE        where those who connect to it come in, if anybody may
 //! ```
 //! # Invariants
 //! * **D1** a file is complete before it has its name; a life is locked before it has its own.
@@ -14,12 +15,13 @@
 //! Names need no lock here, for any number of programs may publish the same.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alongside_sys::file::{self, Directory, Hold};
 use alongside_sys::lock::Timed;
-use alongside_sys::{Errno, Fd, fork, own_uid, random};
+use alongside_sys::{Errno, Fd, fork, own_uid, random, socket};
 
 use crate::directory::entry::{self, Entry, FileName, NoEntry};
 use crate::directory::scope::Scope;
@@ -35,6 +37,7 @@ const SWEPT_AT_ONCE: usize = 64;
 pub(crate) struct Store {
     names: Directory,
     lives: Directory,
+    sockets: Directory,
 }
 
 /// An entry that was found, and where.
@@ -44,6 +47,14 @@ pub struct Found {
     pub entry: Entry,
     /// Its file.
     pub path: PathBuf,
+}
+
+impl Found {
+    /// Connects to its socket.
+    pub(crate) fn connect(&self) -> Result<OwnedFd, Errno> {
+        let store = self.path.parent().and_then(Path::parent).ok_or(Errno::NOENT)?;
+        socket::connect(&Directory::open(&store.join("sockets"))?, &self.entry.instance)
+    }
 }
 
 /// A file in a scope's directory that is no entry, or a dead one.
@@ -58,7 +69,7 @@ pub struct Flaw {
 impl Store {
     fn new(scope: &Directory) -> Result<Store, Error> {
         let part = |name| scope.part(name).map_err(Error::file(&scope.path().join(name)));
-        Ok(Store { names: part("names")?, lives: part("lives")? })
+        Ok(Store { names: part("names")?, lives: part("lives")?, sockets: part("sockets")? })
     }
 
     /// The stores that there are. One that cannot be opened is none.
@@ -148,6 +159,7 @@ impl Store {
                         swept += 1;
                         let _ = self.names.remove(name);
                         let _ = self.lives.remove(&entry.life);
+                        let _ = self.sockets.remove(&entry.instance);
                     }
                     flawed(Flaw { path: path(), why: None });
                 }
@@ -166,6 +178,8 @@ pub(crate) struct Life {
     lock: Fd,
     /// The files of the entries that belong to it.
     files: Mutex<BTreeSet<String>>,
+    /// The names of their sockets.
+    sockets: Mutex<BTreeSet<String>>,
 }
 
 /// Those of this process, and of which generation they are.
@@ -207,7 +221,7 @@ impl Life {
         let number = entry::hexadecimal(random().map_err(&failed)?);
         store.lives.name(&file, &number).map_err(&failed)?;
         let lock = Fd::new(file).map_err(&failed)?;
-        Ok(Life { store, number, lock, files: Mutex::default() })
+        Ok(Life { store, number, lock, files: Mutex::default(), sockets: Mutex::default() })
     }
 
     /// Whether nobody has taken its file, or the directory, away.
@@ -252,6 +266,24 @@ impl Life {
         Ok(())
     }
 
+    /// Makes a socket to which others connect.
+    pub(crate) fn listen(&self, name: &str) -> Result<Fd, Error> {
+        let failed = Error::file(self.store.sockets.path());
+        let socket = socket::listen(&self.store.sockets, name).map_err(&failed)?;
+        self.listening().insert(name.to_owned());
+        Fd::new(socket).map_err(failed)
+    }
+
+    /// Takes the socket's name away.
+    pub(crate) fn stop_listening(&self, name: &str) {
+        let _ = self.store.sockets.remove(name);
+        self.listening().remove(name);
+    }
+
+    fn listening(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes everything away that belongs to this process.
     fn leave(&self) {
         if !self.lock.is_ours() {
@@ -259,6 +291,9 @@ impl Life {
         }
         for name in std::mem::take(&mut *self.files()) {
             let _ = self.store.names.remove(&name);
+        }
+        for name in std::mem::take(&mut *self.listening()) {
+            let _ = self.store.sockets.remove(&name);
         }
         let _ = self.store.lives.remove(&self.number);
     }
