@@ -140,6 +140,8 @@ impl Endpoint {
         // was missed is looked for at the next.
         if missing != NO_MESSAGE || self.core.expects_long_wait() {
             alongside_sys::look_again_soon();
+        } else {
+            alongside_sys::look_again_later();
         }
         loop {
             let mut raised = None;

@@ -10,6 +10,7 @@
 pub mod bell;
 pub mod file;
 pub mod fork;
+pub mod inotify;
 pub mod lock;
 pub mod memory;
 mod nap;
@@ -20,7 +21,7 @@ pub mod spawn;
 mod thread;
 
 pub use fork::Fd;
-pub use nap::{is_main_thread, look_again_soon};
+pub use nap::{is_main_thread, look_again_later, look_again_soon};
 pub use rustix::io::Errno;
 pub use thread::spawn_quiet;
 

@@ -51,6 +51,14 @@ pub fn look_again_soon() {
     }
 }
 
+/// The next sleep of this thread may last: a timer would cost it a tenth of its time. Only if something
+/// ends it, and the thread sleeps again in the same call, that is cut short.
+pub fn look_again_later() {
+    if NAP.get() == Nap::Next {
+        NAP.set(Nap::Over);
+    }
+}
+
 /// How long to sleep, and whether the end of that is to be taken for a signal.
 pub(crate) fn length(timeout: Option<Duration>) -> (Option<Duration>, bool) {
     if timeout.is_some_and(|timeout| timeout <= MOMENT) || NAP.get() != Nap::Next {
@@ -80,6 +88,9 @@ mod tests {
         assert_eq!(length(Some(MOMENT)), (Some(MOMENT), false));
         assert_eq!(length(Some(MOMENT * 2)), (Some(MOMENT), true));
         assert_eq!(length(Some(MOMENT * 2)), (Some(MOMENT * 2), false));
+        woken();
+        look_again_later();
+        assert_eq!(length(None), (None, false));
     }
 
     #[test]
