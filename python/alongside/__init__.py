@@ -10,7 +10,7 @@ and in editor.py:
     for message in session: ...
 """
 
-from ._core import Entry, Peer, Statistics
+from ._core import Change, Entry, Peer, Statistics
 from ._errors import (
     AlongsideError,
     Busy,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._lending import Lent
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
+    from ._watch import Watch, watch
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "STDOUT",
     "AlongsideError",
     "Busy",
+    "Change",
     "Closed",
     "Corrupt",
     "Denied",
@@ -66,6 +68,7 @@ __all__ = [
     "Statistics",
     "TimedOut",
     "TooLarge",
+    "Watch",
     "WouldBlock",
     "astart",
     "connect",
@@ -75,6 +78,7 @@ __all__ = [
     "running",
     "session",
     "start",
+    "watch",
 ]
 
 
@@ -86,6 +90,8 @@ if not TYPE_CHECKING:
             from . import _start as module
         elif name in {"Registration", "connect", "find", "publish", "running"}:
             from . import _directory as module
+        elif name in {"Watch", "watch"}:
+            from . import _watch as module
         elif name == "astart":
             from . import _tasks as module
         elif name == "Lent":

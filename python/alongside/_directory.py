@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, TypeAlias
 
-    from ._hub import Callers
+    from ._hub import Served
     from .loops import Loop
 
     _Scope: TypeAlias = Literal["user"]
@@ -35,7 +35,7 @@ class Registration(_core.Registration):
         sessions: those with programs that are connected now.
     """
 
-    _callers: "Callers | None" = None
+    _callers: "Served | None" = None
     _loop: "Loop"
     _on_connect: "Callable[[Session], object] | None"
     _on_message: "Callable[[Any, Session], object] | None"
@@ -44,7 +44,7 @@ class Registration(_core.Registration):
         """Let callers in, in a place of the program's choice."""
         self._loop = loop
         self._open: dict[int, Session] = {}
-        self._callers = loop._hub.let_in(self, self._let_in)
+        self._callers = loop._hub.serve(self, self._let_in)
 
     def _let_in(self, _budget: int) -> None:
         try:
@@ -127,7 +127,7 @@ class Registration(_core.Registration):
         """Take the name away; a second time does nothing. Sessions that are open stay so."""
         callers, self._callers = self._callers, None
         if callers is not None:
-            self._loop._hub.shut(callers)
+            self._loop._hub.dismiss(callers)
         self._revoke()
 
     def __enter__(self) -> "Self":
@@ -191,9 +191,9 @@ def publish(
         ['plan.png']
     """
     connects = on_message is not None or on_connect is not None
-    loop = _place(on, on_message, on_connect) if connects else None
+    loop = place(on, on_message, on_connect) if connects else None
     said = "{}" if info is None else _json(info)
-    registration = Registration(_text(name), scope, about, said, connects)
+    registration = Registration(text(name), scope, about, said, connects)
     registration._on_message, registration._on_connect = on_message, on_connect
     if loop is not None:
         registration._serve(loop)
@@ -202,7 +202,7 @@ def publish(
     return registration
 
 
-def _place(on: "Loop | None", *callbacks: "Callable[..., object] | None") -> "Loop":
+def place(on: "Loop | None", *callbacks: "Callable[..., object] | None") -> "Loop":
     from ._callbacks import check, default
 
     for callback in callbacks:
@@ -250,7 +250,7 @@ def connect(
     if isinstance(name, Entry):
         meant, instance = name.name, name.instance
     else:
-        meant = _text(name)
+        meant = text(name)
     connection = _core.connect(meant, scope, instance, max_message, limit(timeout))
     session = Session(connection, None)
     remember(session)
@@ -267,7 +267,7 @@ def running(pattern: str = "*", /, *, scope: "_Scope" = "user") -> list[Entry]:
     Raises:
         OSError: the scope's directory cannot be read; `filename` says which.
     """
-    return _core.running(_text(pattern), scope)
+    return _core.running(text(pattern), scope)
 
 
 def find(name: str, /, *, scope: "_Scope" = "user", instance: str | None = None) -> Entry | None:
@@ -282,10 +282,10 @@ def find(name: str, /, *, scope: "_Scope" = "user", instance: str | None = None)
         ValueError: the name breaks a rule.
         OSError: the scope's directory cannot be read; `filename` says which.
     """
-    return _core.find(_text(name), scope, instance)
+    return _core.find(text(name), scope, instance)
 
 
-def _text(name: str) -> str:
+def text(name: str) -> str:
     """Refuse what cannot be written as UTF-8, with a word of why."""
     try:
         name.encode()

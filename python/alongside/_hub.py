@@ -6,6 +6,7 @@ calls `dispatch`, which gives each session that has something its turn.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 
@@ -53,14 +54,13 @@ class Watched:
             hub.remove(self)
 
 
-class Callers:
-    """The callers of a registration, which a hub watches for."""
+class Served:
+    """What a hub watches, and keeps, that is no session: callers, or changes of names."""
 
-    def __init__(self, number: int, registration: _core.Registration, step: _Ready) -> None:
+    def __init__(self, number: int, remove: Callable[[], None], ready: _Ready) -> None:
         self.number = number
-        # Kept: as long as it is published somebody has to let callers in.
-        self.registration = registration
-        self.ready = step
+        self.remove = remove
+        self.ready = ready
 
 
 class Hub:
@@ -69,8 +69,8 @@ class Hub:
     def __init__(self) -> None:
         self._poller = _core.Poller()
         # By number; what is watched for callbacks keeps them, and they their session.
-        self.watched: dict[int, Watched | Callers] = {}
-        self._poked: list[Watched | Callers] = []
+        self.watched: dict[int, Watched | Served] = {}
+        self._poked: list[Watched | Served] = []
         self._numbers = itertools.count(1)
 
     def fileno(self) -> int:
@@ -120,7 +120,7 @@ class Hub:
         if session is not None:
             self._poller.remove(session)
 
-    def forget(self, watched: Watched | Callers) -> None:
+    def forget(self, watched: Watched | Served) -> None:
         """Call it no more, and keep nothing of it."""
         self.watched.pop(watched.number, None)
 
@@ -129,23 +129,28 @@ class Hub:
         self.unwatch(watched)
         self.forget(watched)
 
-    def let_in(self, registration: _core.Registration, step: _Ready) -> Callers:
-        """Call `step(n)` when callers of a registration wait to be let in."""
-        callers = Callers(next(self._numbers), registration, step)
-        self.watched[callers.number] = callers
-        self._poller.add_callers(registration, callers.number)
-        return callers
+    def serve(self, thing: _core.Registration | _core.Watch, ready: _Ready) -> Served:
+        """Call `ready(n)` when callers of a registration, or changes of names, wait to be taken."""
+        number, poller = next(self._numbers), self._poller
+        if isinstance(thing, _core.Registration):
+            served = Served(number, functools.partial(poller.remove_callers, thing), ready)
+            poller.add_callers(thing, number)
+        else:
+            served = Served(number, functools.partial(poller.remove_changes, thing), ready)
+            poller.add_changes(thing, number)
+        self.watched[number] = served
+        return served
 
-    def shut(self, callers: Callers) -> None:
-        """Let in no more."""
-        self._poller.remove_callers(callers.registration)
-        self.forget(callers)
+    def dismiss(self, served: Served) -> None:
+        """Call it no more, and let what it watches go."""
+        served.remove()
+        self.forget(served)
 
     def wake(self) -> None:
         """Have `dispatch` called, though nothing has come."""
         self._poller.wake()
 
-    def poke(self, watched: Watched | Callers) -> None:
+    def poke(self, watched: Watched | Served) -> None:
         """Have it called in the loop, though nothing has come."""
         self._poked.append(watched)
         self._poller.wake()

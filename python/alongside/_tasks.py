@@ -76,6 +76,10 @@ class Tasks:
         """Let one task go on that waits; False if it does not wait any more."""
         raise NotImplementedError
 
+    async def readable(self, fd: int) -> None:
+        """Wait until a descriptor, for which nobody else waits here, is readable."""
+        raise NotImplementedError
+
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """Give what `work` gives in another thread, which is left alone if this is cancelled."""
         raise NotImplementedError
@@ -312,6 +316,14 @@ async def await_exit(session: Session, timeout: float | None) -> int | None:
         if not await _wait_aside(tasks, queues, deadline, soon):
             msg = f"the other program has not ended before the deadline (pid {session.peer.pid})"
             raise TimedOut(msg)
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+async def readable(fd: int) -> None:
+    """Wait until a descriptor, for which nobody else waits here, is readable."""
+    await _tasks().readable(fd)
 
 
 # ---- starting ------------------------------------------------------------------------------------

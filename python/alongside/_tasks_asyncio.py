@@ -104,6 +104,15 @@ class AsyncioTasks(Tasks):
         waiter.end(True)
         return True
 
+    async def readable(self, fd: int) -> None:
+        loop = self._running()
+        waiter = Waiter(loop=loop)
+        loop.add_reader(fd, self.wake, waiter)
+        try:
+            await waiter
+        finally:
+            loop.remove_reader(fd)
+
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         return await self._running().run_in_executor(None, work)
 

@@ -44,6 +44,9 @@ class TrioTasks(Tasks):
         waiter.set()
         return True
 
+    async def readable(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
+
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 

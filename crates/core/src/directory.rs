@@ -6,3 +6,4 @@ pub mod name;
 pub mod registration;
 pub mod scope;
 pub mod store;
+pub mod watching;

@@ -5,13 +5,14 @@ use alongside_core::directory::entry::Entry as CoreEntry;
 use alongside_core::directory::registration::{self, Registration as CoreRegistration, Said};
 use alongside_core::directory::scope::Scope;
 use alongside_core::directory::store::Found;
+use alongside_core::directory::watching::{self, Watch as CoreWatch};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::body::Body;
 use crate::endpoint::{Connection, deadline, go_on};
-use crate::errors::{raise, to_python};
+use crate::errors::{raise, raise_closed, to_python};
 use crate::named::Named;
 use crate::peer::Peer;
 
@@ -151,6 +152,102 @@ impl Registration {
 
     fn _revoke(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.core.revoke()).map_err(|error| to_python(py, error, None))
+    }
+}
+
+/// What has become of an entry.
+///
+/// Attributes:
+///     kind: "appeared", "changed" or "vanished".
+///     entry: the entry, as it is; of one that vanished, as it was last.
+///     initial: whether it was there when the watch began.
+#[pyclass(frozen, module = "alongside")]
+pub(crate) struct Change {
+    #[pyo3(get)]
+    kind: &'static str,
+    #[pyo3(get)]
+    entry: Py<Entry>,
+    #[pyo3(get)]
+    initial: bool,
+}
+
+impl Change {
+    fn of(py: Python<'_>, change: watching::Change) -> PyResult<Change> {
+        let kind = match change.kind {
+            watching::Kind::Appeared => "appeared",
+            watching::Kind::Changed => "changed",
+            watching::Kind::Vanished => "vanished",
+        };
+        let entry = Py::new(py, Entry::from(change.entry))?;
+        Ok(Change { kind, entry, initial: change.initial })
+    }
+}
+
+#[pymethods]
+impl Change {
+    fn __repr__(&self) -> String {
+        let (kind, entry) = (self.kind, self.entry.get().__repr__());
+        format!(
+            "Change(kind={kind:?}, entry={entry}, initial={})",
+            if self.initial { "True" } else { "False" }
+        )
+    }
+}
+
+/// A picture of the names that fit, kept up with what happens to them.
+#[pyclass(subclass, frozen, weakref, module = "alongside._core")]
+pub(crate) struct Watch {
+    pub(crate) core: CoreWatch,
+}
+
+#[pymethods]
+impl Watch {
+    #[new]
+    fn new(py: Python<'_>, pattern: &str, scope: &str) -> PyResult<Watch> {
+        let scope = scope_of(scope)?;
+        let made = py.detach(|| CoreWatch::new(pattern, &scope));
+        Ok(Watch { core: made.map_err(|error| to_python(py, error, None))? })
+    }
+
+    /// The next change if there is one.
+    fn _take(&self, py: Python<'_>) -> PyResult<Option<Change>> {
+        match py.detach(|| self.core.take()) {
+            Ok(change) => change.map(|change| Change::of(py, change)).transpose(),
+            Err(error) => Err(ended(py, error)),
+        }
+    }
+
+    /// The next change, waiting for it.
+    fn _next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Change> {
+        let until = deadline(timeout)?;
+        alongside_sys::look_again_soon();
+        loop {
+            match py.detach(|| self.core.next(until)) {
+                Ok(change) => return Change::of(py, change),
+                Err(Error::Interrupted) => py.check_signals()?,
+                Err(Error::TimedOut) => {
+                    return Err(raise(py, "TimedOut", "nothing has changed before the deadline"));
+                }
+                Err(error) => return Err(ended(py, error)),
+            }
+        }
+    }
+
+    /// Ends the watch for whoever waits.
+    fn _close(&self, py: Python<'_>) {
+        py.detach(|| self.core.close());
+    }
+
+    fn _fileno(&self) -> i32 {
+        use std::os::fd::{AsFd, AsRawFd};
+        self.core.as_fd().as_raw_fd()
+    }
+}
+
+fn ended(py: Python<'_>, error: Error) -> PyErr {
+    match error {
+        Error::Closed { .. } => raise_closed(py, "the watch is closed"),
+        error => to_python(py, error, None),
     }
 }
 

@@ -13,6 +13,11 @@ pub(crate) fn raise(py: Python<'_>, class: &str, text: &str) -> PyErr {
     raise_with(py, class, text, |_| Ok(()))
 }
 
+/// The exception for something that was closed by this program.
+pub(crate) fn raise_closed(py: Python<'_>, text: &str) -> PyErr {
+    raise_with(py, "Closed", text, |named| named.set_item("by", "me"))
+}
+
 fn raise_with(
     py: Python<'_>,
     class: &str,

@@ -9,7 +9,7 @@ use alongside_sys::{Errno, WaitEnd};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::directory::Registration;
+use crate::directory::{Registration, Watch as NameWatch};
 use crate::endpoint::Endpoint;
 use crate::errors::raise;
 
@@ -119,6 +119,19 @@ impl Poller {
     fn remove_callers(&self, registration: &Registration) {
         if let Some(listener) = registration.core.listener().filter(|_| self.set.is_ours()) {
             self.set.remove(&*listener);
+        }
+    }
+
+    /// Reports `number` as long as a watch has changes to give.
+    fn add_changes(&self, watch: &NameWatch, number: u64) -> PyResult<()> {
+        self.check_ours()?;
+        self.set.add(&watch.core, number, Watch::Level).map_err(failed)
+    }
+
+    /// Reports no more changes.
+    fn remove_changes(&self, watch: &NameWatch) {
+        if self.set.is_ours() {
+            self.set.remove(&watch.core);
         }
     }
 

@@ -80,6 +80,14 @@ impl Process {
         Ok(Process { handle: Fd::new(handle)?, pid, is_child: false, status: Mutex::new(None) })
     }
 
+    /// Holds the process that has this number now. Who needs to know that it is the one that was meant asks
+    /// for a sign of that one's life afterwards.
+    pub fn open(pid: u32) -> Result<Process, Errno> {
+        let pid_or_none = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+        let flags = rustix::process::PidfdFlags::empty();
+        Process::new(rustix::process::pidfd_open(pid_or_none, flags)?, pid)
+    }
+
     /// Holds a child of this process.
     pub fn child(handle: OwnedFd, pid: u32) -> Result<Process, Errno> {
         let mut process = Process::new(handle, pid)?;

@@ -92,8 +92,32 @@ impl Store {
         }
     }
 
+    /// Where its entries are.
+    pub(crate) fn names(&self) -> &Directory {
+        &self.names
+    }
+
+    /// The entry in this file, if there is one and its process lives.
+    pub(crate) fn entry_of_living(
+        &self,
+        file: &str,
+        parts: &FileName,
+    ) -> Result<Option<Entry>, Error> {
+        match self.read(file, parts) {
+            Ok(entry) if self.is_alive(&entry.life)? => Ok(Some(entry)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Removes what belongs to a dead process.
+    pub(crate) fn sweep(&self, file: &str, entry: &Entry) {
+        let _ = self.names.remove(file);
+        let _ = self.lives.remove(&entry.life);
+        let _ = self.sockets.remove(&entry.instance);
+    }
+
     /// Whether the process with this life lives. An error says neither: nothing is removed for it.
-    fn is_alive(&self, life: &str) -> Result<bool, Error> {
+    pub(crate) fn is_alive(&self, life: &str) -> Result<bool, Error> {
         let failed = |errno| Error::File(self.lives.path().join(life), errno);
         match self.lives.file(life) {
             Ok((_, facts)) if facts.uid != own_uid() => Ok(false),
@@ -157,9 +181,7 @@ impl Store {
                 false => {
                     if swept < SWEPT_AT_ONCE {
                         swept += 1;
-                        let _ = self.names.remove(name);
-                        let _ = self.lives.remove(&entry.life);
-                        let _ = self.sockets.remove(&entry.instance);
+                        self.sweep(name, &entry);
                     }
                     flawed(Flaw { path: path(), why: None });
                 }

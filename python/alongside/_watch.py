@@ -1,0 +1,151 @@
+"""Watching names appear, change and vanish.
+
+Loads when a program first watches.
+"""
+
+import logging
+
+from . import _core
+from ._directory import place, text
+from ._errors import Closed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from types import TracebackType
+    from typing import Literal, Self, TypeAlias
+
+    from ._hub import Served
+    from .loops import Loop
+
+    _Scope: TypeAlias = Literal["user"]
+
+Change = _core.Change
+_log = logging.getLogger("alongside")
+
+
+class Watch(_core.Watch):
+    """The names that fit a pattern, and what becomes of them; `watch` gives it.
+
+    Iterating gives a `Change` for each program that is there (`initial`), then for each that
+    appears, changes or vanishes, as it happens, until the watch is closed.
+    """
+
+    _served: "Served | None" = None
+    _loop: "Loop"
+    _is_awaited = False
+
+    def next(self, *, timeout: float | None = None) -> Change:
+        """Give the next change, waiting for it.
+
+        Args:
+            timeout: seconds to wait; None for ever.
+
+        Raises:
+            TimedOut: nothing has changed. Closed: the watch is closed.
+        """
+        return self._next(timeout)
+
+    def fileno(self) -> int:
+        """Give a descriptor that is readable while there is a change to take."""
+        return self._fileno()
+
+    def __iter__(self) -> "Iterator[Change]":
+        """Give each change as it happens, until the watch is closed."""
+        while True:
+            try:
+                yield self._next(None)
+            except Closed:
+                return
+
+    async def __aiter__(self) -> "AsyncIterator[Change]":
+        """Give each change as it happens, in asyncio or trio, until the watch is closed."""
+        from ._tasks import readable
+
+        while True:
+            try:
+                change = self._take()
+            except Closed:
+                return
+            if change is None:
+                await self._wait(readable)
+            else:
+                yield change
+
+    async def _wait(self, readable: "Callable[[int], Awaitable[None]]") -> None:
+        if self._is_awaited:
+            msg = "another task iterates over this watch\nmake one for each"
+            raise RuntimeError(msg)
+        self._is_awaited = True
+        try:
+            await readable(self._fileno())
+        finally:
+            self._is_awaited = False
+
+    def on_change(
+        self, callback: "Callable[[Change], object] | None", /, *, on: "Loop | None" = None
+    ) -> None:
+        """Call `callback(change)` for each change. None takes it away.
+
+        Args:
+            callback: a function. What it raises goes to `logging`.
+            on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
+        """
+        served, self._served = self._served, None
+        if served is not None:
+            self._loop._hub.dismiss(served)
+        if callback is None:
+            return
+        self._loop = place(on, callback)
+
+        def ready(budget: int) -> None:
+            for _ in range(budget):
+                try:
+                    change = self._take()
+                except Closed:
+                    self.on_change(None)
+                    return
+                if change is None:
+                    return
+                try:
+                    callback(change)
+                except Exception:
+                    _log.exception("%r raised", callback)
+
+        self._served = self._loop._hub.serve(self, ready)
+
+    def close(self) -> None:
+        """End the watch, for whoever waits as well."""
+        self.on_change(None)
+        self._close()
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+
+Watch.__module__ = "alongside"
+
+
+def watch(pattern: str = "*", /, *, scope: "_Scope" = "user") -> Watch:
+    """Watch the running programs whose name fits.
+
+        for change in alongside.watch("viewer/*"):
+            print(change.kind, change.entry.name, change.entry.about)
+
+    Args:
+        pattern: "*" stands for any text, slashes included, "?" for one character.
+        scope: who shares the names.
+
+    Raises:
+        Denied: the scope's directory is not this user's alone.
+        OSError: it cannot be watched; `filename` says which.
+    """
+    return Watch(text(pattern), scope)
