@@ -218,8 +218,11 @@ impl Life {
     pub(crate) fn of_this_process(scope: &Scope) -> Result<Arc<Life>, Error> {
         let store = Store::first(scope)?;
         let mut lives = LIVES.lock_for_sure();
-        // In a forked child, the parent's.
-        lives.retain(|(generation, _)| *generation == fork::generation());
+        // Not the parent's, in a forked child; nor those of places that are not in use any more.
+        lives.retain(|(generation, life)| {
+            let is_here = life.store.lives.path() == store.lives.path();
+            *generation == fork::generation() && (is_here || Arc::strong_count(life) > 1)
+        });
         let is_here = |life: &Life| {
             life.store.lives.path() == store.lives.path() && life.is_in_its_place(&store)
         };
