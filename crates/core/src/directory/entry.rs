@@ -72,6 +72,21 @@ pub enum NoEntry {
     Garbage(String),
 }
 
+impl NoEntry {
+    /// What is wrong with bytes that cannot be understood: what another version has in them is its own
+    /// business.
+    fn of_other_version(bytes: &[u8], error: &serde_json::Error) -> NoEntry {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(Version { version }) if version != VERSION => NoEntry::Version(version),
+            _ => NoEntry::Garbage(error.to_string()),
+        }
+    }
+}
+
 impl Entry {
     /// The file's bytes; an error if there are too many.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, usize> {
@@ -81,17 +96,13 @@ impl Entry {
 
     /// Reads the bytes of the file with this name.
     pub(crate) fn from_bytes(file: &FileName, bytes: &[u8]) -> Result<Entry, NoEntry> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
+        let entry: Entry = match serde_json::from_slice(bytes) {
+            Ok(entry) => entry,
+            Err(error) => return Err(NoEntry::of_other_version(bytes, &error)),
+        };
+        if entry.version != VERSION {
+            return Err(NoEntry::Version(entry.version));
         }
-        let garbage = |error: serde_json::Error| NoEntry::Garbage(error.to_string());
-        // Asked alone first: what else another version has is its own business.
-        let Version { version } = serde_json::from_slice(bytes).map_err(garbage)?;
-        if version != VERSION {
-            return Err(NoEntry::Version(version));
-        }
-        let entry: Entry = serde_json::from_slice(bytes).map_err(garbage)?;
         let refuse = |what: &str| Err(NoEntry::Garbage(what.into()));
         let Ok(name) = Name::new(&entry.name) else { return refuse("its name breaks a rule") };
         if name.number() != file.number || entry.instance != hexadecimal(file.instance) {
