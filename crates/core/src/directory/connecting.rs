@@ -62,9 +62,10 @@ pub fn connect<B: Buffer>(
         match found.connect() {
             Ok(control) => break control,
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(gone()),
-            // As many wait there as may, or no descriptor is free here at the moment.
-            Err(Errno::AGAIN) if !deadline.is_over() => std::thread::sleep(TRY_AGAIN),
-            Err(Errno::AGAIN) => return Err(Error::TimedOut),
+            // As many wait there as may; nothing tells when that is over.
+            Err(Errno::AGAIN) if deadline.is_over() => return Err(Error::TimedOut),
+            Err(Errno::AGAIN) if !go_on() => return Err(Error::Interrupted),
+            Err(Errno::AGAIN) => std::thread::sleep(TRY_AGAIN),
             Err(errno) => return Err(Error::File(found.path.clone(), errno)),
         }
     };
