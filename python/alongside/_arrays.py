@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
 
-    _Kind: TypeAlias = str | list[Any]
+    _Kind: TypeAlias = str | list[Any] | dict[str, Any]
     _Described: TypeAlias = tuple[int, Callable[[Any, int], None], int, tuple[object, ...], object]
 
 # So many data types are known by heart: to spell one takes numpy longer than to send it.
@@ -135,17 +135,32 @@ def _kind_of(numpy: Any, dtype: Any) -> _Kind:
     if dtype.hasobject:
         msg = f"has items of the type {dtype}, which are Python objects\nsend .tolist() of it"
         raise TypeError(msg)
+    kind: _Kind
     try:
-        kind: _Kind = numpy.lib.format.dtype_to_descr(dtype)
+        kind = numpy.lib.format.dtype_to_descr(dtype)
     except ValueError:
-        msg = (
-            f"has items of the type {dtype}, whose fields overlap or are out of order\n"
-            "send numpy.lib.recfunctions.repack_fields(...) of it"
-        )
-        raise TypeError(msg) from None
+        # Fields that overlap or are out of order: a list of fields does not say where they lie.
+        kind = _placed(dtype)
     if len(_kinds) < _REMEMBERED:
         _kinds[dtype] = kind
     return kind
+
+
+def _placed(dtype: Any) -> Any:
+    """Spell a data type with the place of each of its fields."""
+    if dtype.subdtype is not None:
+        inner, shape = dtype.subdtype
+        return [_placed(inner), shape]
+    if dtype.names is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": dtype.names,
+        "formats": [_placed(inner) for inner, *_ in fields],
+        "offsets": [offset for _, offset, *_ in fields],
+        "titles": [title[0] if title else None for _, _, *title in fields],
+        "itemsize": dtype.itemsize,
+    }
 
 
 def _describe_tensor(data: Any) -> _Described:
@@ -216,13 +231,28 @@ _dtypes: dict[str, Any] = {}
 def _dtype(numpy: Any, kind: _Kind) -> Any:
     if type(kind) is str and (found := _dtypes.get(kind)) is not None:
         return found
-    dtype = numpy.lib.format.descr_to_dtype(_as_numpy_says(kind))
+    if isinstance(kind, dict):
+        dtype = _with_places(numpy, kind)
+    else:
+        dtype = numpy.lib.format.descr_to_dtype(_as_numpy_says(kind))
     if dtype.hasobject or not _is_whole(dtype):
         msg = f"data type {kind!r}"
         raise ValueError(msg)
     if type(kind) is str and len(_dtypes) < _REMEMBERED:
         _dtypes[kind] = dtype
     return dtype
+
+
+def _with_places(numpy: Any, kind: _Kind) -> Any:
+    """Make the data type again that `_placed` has spelled."""
+    if isinstance(kind, str):
+        return numpy.dtype(_as_numpy_says(kind))
+    if not isinstance(kind, dict):
+        inner, shape = kind
+        return numpy.dtype((_with_places(numpy, inner), tuple(shape)))
+    _check(kind["itemsize"], kind["offsets"], "C")
+    formats = [_with_places(numpy, inner) for inner in kind["formats"]]
+    return numpy.dtype({**kind, "formats": formats, "aligned": False})
 
 
 def _is_whole(dtype: Any) -> bool:

@@ -26,6 +26,10 @@ s.receive()
 """
 # The second of two is told of as if it reached round all memory.
 BEYOND = "kind, shape = ('u1', (2**63 - 1,)) if len(data) < 100 else (kind, shape)"
+# A field of a type at an offset of an item of a size.
+PLACED = (
+    "kind = {{'names': ['x'], 'formats': [{}], 'offsets': [{}], 'titles': [None], 'itemsize': {}}}"
+)
 LIES = {
     "a negative size": "shape = (-1,)",
     "more than is there": "shape = (1_000_000,)",
@@ -35,6 +39,15 @@ LIES = {
     "a type whose fields lie outside": f"kind = '{'V1073741824,' * 4}i4'",
     "a type that is evaluated": "kind = 'i4,('",
     "a type of old": "kind = 'a5'",
+    "a field beyond the item": PLACED.format("'<i4'", 2, 4),
+    "a field before the item": PLACED.format("'<i4'", -4, 4),
+    "a field beyond what 64 bits count": PLACED.format("'<i4'", 2**63 - 1, 4),
+    "an item of more than can be counted": PLACED.format("'<i4'", 0, 2**63 - 1),
+    "Python objects in a place": PLACED.format("'O'", 0, 8),
+    "a place that is evaluated": PLACED.format("'i4,('", 0, 8),
+    "places of a type that is none": PLACED.format("7", 0, 8),
+    "an array in a place that wraps": PLACED.format("['<i4', [1 << 62, 4]]", 0, 8),
+    "places of nothing": "kind = {}",
     "a size that is no number": "shape = ('x',)",
     "a shape that is no list": "shape = 5",
     "Python objects": "kind = 'O'",
