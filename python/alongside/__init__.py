@@ -23,6 +23,7 @@ from ._errors import (
     NotFound,
     NotStarted,
     PeerGone,
+    RemoteError,
     SessionEnded,
     StartFailed,
     TimedOut,
@@ -34,8 +35,9 @@ from ._session import Session, session
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import loops
-    from ._directory import Registration, connect, find, publish, running
+    from ._directory import aconnect, asend_to, connect, find, running, send_to
     from ._lending import Lent
+    from ._publish import Registration, publish
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
     from ._watch import Watch, watch
@@ -62,6 +64,7 @@ __all__ = [
     "Peer",
     "PeerGone",
     "Registration",
+    "RemoteError",
     "Session",
     "SessionEnded",
     "StartFailed",
@@ -70,12 +73,15 @@ __all__ = [
     "TooLarge",
     "Watch",
     "WouldBlock",
+    "aconnect",
+    "asend_to",
     "astart",
     "connect",
     "find",
     "loops",
     "publish",
     "running",
+    "send_to",
     "session",
     "start",
     "watch",
@@ -88,8 +94,10 @@ if not TYPE_CHECKING:
         """Load what a program that is only started does not need: it waits for this import."""
         if name in {"DEVNULL", "PIPE", "STDOUT", "start"}:
             from . import _start as module
-        elif name in {"Registration", "connect", "find", "publish", "running"}:
+        elif name in {"aconnect", "asend_to", "connect", "find", "running", "send_to"}:
             from . import _directory as module
+        elif name in {"Registration", "publish"}:
+            from . import _publish as module
         elif name in {"Watch", "watch"}:
             from . import _watch as module
         elif name == "astart":

@@ -18,7 +18,7 @@ from .loops._base import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Any
 
     from ._hub import Watched
@@ -91,7 +91,7 @@ class Callbacks:
         return bool(self.message or self.close or self.error)
 
     def is_async(self) -> bool:
-        return any(map(_is_async, (self.message, self.close, self.error)))
+        return any(map(is_async, (self.message, self.close, self.error)))
 
     def lay_down(self) -> bool:
         """Serve the session no longer; False if that is so already."""
@@ -150,8 +150,12 @@ class Callbacks:
     def give_up_unless_begun(self, turn: int) -> None:
         """End callbacks if the task for that turn is cancelled before it has begun."""
         if self._begun < turn:
-            give_up(self)
+            self.give_up()
             self._end_turn()
+
+    def give_up(self) -> None:
+        """End the callbacks: their loop is closed, or has cancelled them."""
+        give_up(self)
 
     def _rounds(self, budget: int) -> Iterator[tuple[Callable[[Any], object] | None, Any]]:
         """Give whom to call, and with what, until something was changed meanwhile.
@@ -296,7 +300,7 @@ class Callbacks:
         """Log what a callback raised, and tell the callback for that."""
         _log.error("%s, in %s", what, _shown(self.session), exc_info=error)
         handler = self.error
-        if handler is None or _is_async(handler):
+        if handler is None or is_async(handler):
             return
         try:
             handler(error)
@@ -306,7 +310,7 @@ class Callbacks:
     async def _areport(self, error: BaseException, what: str) -> None:
         self.report(error, what)
         handler: Callable[[Any], Any] | None = self.error
-        if handler is None or not _is_async(handler):
+        if handler is None or not is_async(handler):
             return
         try:
             result: Awaitable[object] = handler(error)
@@ -350,12 +354,7 @@ def set_callback(
         loop = on or served.loop
         if callback is not None:
             loop._check()
-            if _is_async(callback) and not loop._takes_coroutines:
-                msg = (
-                    f"{_shown(callback)} is an async function, which {loop!r} does not await\n"
-                    "on=loops.Asyncio() does, or on=loops.Trio(nursery)"
-                )
-                raise TypeError(msg)
+            check_awaited(callback, loop)
         if loop != served.loop:
             _move(served, which, loop)
         if callback is not None:
@@ -425,7 +424,7 @@ def give_up(served: Callbacks) -> None:
         )
 
 
-def _is_async(callback: object) -> bool:
+def is_async(callback: object) -> bool:
     if callback is None:
         return False
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
@@ -442,6 +441,57 @@ def check(callback: Any, on: object) -> None:
         named = f"{on.__name__}(...)" if isinstance(on, type) else "Asyncio()"
         msg = f"on={on!r} is no loop\nfrom alongside import loops; on=loops.{named}, for example"
         raise TypeError(msg)
+
+
+def check_awaited(callback: object, loop: Loop) -> None:
+    """Refuse an async function where nothing is awaited."""
+    if is_async(callback) and not loop._takes_coroutines:
+        msg = (
+            f"{_shown(callback)} is an async function, which {loop!r} does not await\n"
+            "on=loops.Asyncio() does, or on=loops.Trio(nursery)"
+        )
+        raise TypeError(msg)
+
+
+def place(on: Loop | None, *callbacks: object) -> Loop:
+    """Give the loop in which callbacks shall run, if they can.
+
+    Raises:
+        TypeError: one of them is no callback, or none for that loop.
+        RuntimeError: the loop is closed, or belongs to another thread.
+    """
+    for callback in callbacks:
+        check(callback, on)
+    loop = on or default()
+    loop._check()
+    for callback in callbacks:
+        check_awaited(callback, loop)
+    return loop
+
+
+class Once:
+    """One thing that is awaited in a task of a loop."""
+
+    turn = 0
+
+    def __init__(self, work: Coroutine[Any, Any, None], give_up: Callable[[], None]) -> None:
+        """Say what is awaited, and what is to be done if that is cancelled."""
+        self._work = work
+        self._give_up = give_up
+        self._has_begun = False
+
+    async def aturn(self, _budget: int) -> None:
+        self._has_begun = True
+        try:
+            await self._work
+        except BaseException:
+            self._give_up()
+            raise
+
+    def give_up_unless_begun(self, _turn: int) -> None:
+        if not self._has_begun:
+            self._work.close()
+            self._give_up()
 
 
 def default() -> Loop:

@@ -1,226 +1,69 @@
-"""The directory: names under which running programs are found.
+"""The directory: finding running programs, and talking to them.
 
-Loads when a program first publishes, or looks a name up.
+Loads when a program first looks a name up.
 """
 
-import atexit
-import json
-import logging
+from __future__ import annotations
+
+from time import monotonic
 
 from . import _core
+from ._errors import RemoteError, SessionEnded, TimedOut
 from ._session import Session, limit, remember
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from types import TracebackType
-    from typing import Any, Literal, Self, TypeAlias
+    from typing import Any
 
-    from ._hub import Served
-    from .loops import Loop
-
-    _Scope: TypeAlias = Literal["user"]
+    from ._types import Scope
 
 Entry = _core.Entry
-_log = logging.getLogger("alongside")
+
+_LONGEST_MESSAGE = 1 << 30
+# How soon to try again where as many call as may; nothing tells when that is over.
+_TRY_AGAIN_S = 0.001
 
 
-class Registration(_core.Registration):
-    """A name that this program has published; `publish` gives it.
-
-    It belongs to the process: it ends with `revoke()`, at the end of its `with`, or when the
-    process ends, however that comes about.
-
-    Attributes:
-        sessions: those with programs that are connected now.
-    """
-
-    _callers: "Served | None" = None
-    _loop: "Loop"
-    _on_connect: "Callable[[Session], object] | None"
-    _on_message: "Callable[[Any, Session], object] | None"
-
-    def _serve(self, loop: "Loop") -> None:
-        """Let callers in, in a place of the program's choice."""
-        self._loop = loop
-        self._open: dict[int, Session] = {}
-        self._callers = loop._hub.serve(self, self._let_in)
-
-    def _let_in(self, _budget: int) -> None:
-        try:
-            connections = self._step()
-        except Exception:
-            _log.exception("callers cannot be let in, by %r", self)
-            return
-        for connection in connections:
-            session = Session(connection, None)
-            remember(session)
-            self._open[id(session)] = session
-            try:
-                self._take_up(session)
-            except Exception:
-                # It has ended already, or the program's own callback raised.
-                _log.exception("a caller is turned away, by %r", self)
-                self._leave(session)
-
-    def _take_up(self, session: Session) -> None:
-        on_connect, on_message = self._on_connect, self._on_message
-        if on_connect is not None:
-            on_connect(session)
-        if on_message is not None:
-            session.on_message(lambda data: on_message(data, session), on=self._loop)
-        if session._served is None or session._served.close is None:
-            session.on_close(lambda _: self._open.pop(id(session), None), on=self._loop)
-
-    def _leave(self, session: Session) -> None:
-        self._open.pop(id(session), None)
-        session.close(timeout=0)
-
-    @property
-    def sessions(self) -> list[Session]:
-        """Give the sessions with programs that are connected now."""
-        if self._callers is None:
-            return []
-        return [session for session in list(self._open.values()) if session.alive]
-
-    @property
-    def name(self) -> str:
-        """The name.
-
-        Raises:
-            ValueError: it is revoked.
-        """
-        return self.entry.name
-
-    @property
-    def instance(self) -> str:
-        """What tells this registration from all others, also of the same name."""
-        return self.entry.instance
-
-    @property
-    def entry(self) -> Entry:
-        """What others see of it.
-
-        Raises:
-            ValueError: it is revoked.
-        """
-        entry = self._entry()
-        if entry is None:
-            msg = "this registration is revoked\npublish the name again"
-            raise ValueError(msg)
-        return entry
-
-    def update(self, *, about: str | None = None, info: "Mapping[str, Any] | None" = None) -> None:
-        """Say something else; others see all of it at once, or nothing yet.
-
-        Args:
-            about: in words; None leaves it as it is.
-            info: as data that JSON knows; None leaves it as it is.
-
-        Raises:
-            ValueError: it is revoked, or that is more than an entry has room for.
-            OSError: the directory is gone, or full.
-        """
-        self._update(about, None if info is None else _json(info))
-
-    def revoke(self) -> None:
-        """Take the name away; a second time does nothing. Sessions that are open stay so."""
-        callers, self._callers = self._callers, None
-        if callers is not None:
-            self._loop._hub.dismiss(callers)
-        self._revoke()
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.revoke()
-
-    def __repr__(self) -> str:
-        entry = self._entry()
-        if entry is None:
-            return "<alongside.Registration, revoked>"
-        return f"<alongside.Registration {entry.name!r}, instance {entry.instance}>"
-
-
-Registration.__module__ = "alongside"
-
-
-def publish(
-    name: str,
-    /,
-    *,
-    on_message: "Callable[[Any, Session], object] | None" = None,
-    on_connect: "Callable[[Session], object] | None" = None,
-    on: "Loop | None" = None,
-    about: str = "",
-    info: "Mapping[str, Any] | None" = None,
-    scope: "_Scope" = "user",
-) -> Registration:
-    """Publish a name, under which other programs find this one, and may connect to it.
-
-    Any number of programs may publish the same name; each registration is an entry of its own. With
-    a callback others can connect; without one they can only see it.
+def running(pattern: str = "*", /, *, scope: Scope = "user") -> list[Entry]:
+    """Give the running programs whose name fits, the oldest registration first.
 
     Args:
-        name: parts joined by slashes, as "viewer/42"; at most 200 bytes of UTF-8, without control
-            characters and "@".
-        on_message: called as `on_message(data, session)` for each message of each program that is
-            connected; `session.peer` says which that is, and `session.send` answers.
-        on_connect: called as `on_connect(session)` for each program that connects.
-        on: where the callbacks run, one of `alongside.loops`; the library's thread if nothing is
-            said.
-        about: what others shall read, as the title of what is shown.
-        info: what other programs shall read: an object that JSON knows, of about 3 KiB.
-        scope: who shares the name; "user" for all programs of this user.
+        pattern: "*" stands for any text, slashes included, "?" for one character.
+        scope: who shares the names.
 
     Raises:
-        ValueError: the name breaks a rule, or an entry has no room for all of it.
-        Denied: the scope's directory is not this user's alone.
-        OSError: the directory cannot be made, or is full; `filename` says which.
-
-    Example:
-        >>> import alongside
-        >>> with alongside.publish("viewer/42", about="plan.png"):
-        ...     [entry.about for entry in alongside.running("viewer/*")]
-        ['plan.png']
+        OSError: the scope's directory cannot be read; `filename` says which.
     """
-    connects = on_message is not None or on_connect is not None
-    loop = place(on, on_message, on_connect) if connects else None
-    said = "{}" if info is None else _json(info)
-    registration = Registration(text(name), scope, about, said, connects)
-    registration._on_message, registration._on_connect = on_message, on_connect
-    if loop is not None:
-        registration._serve(loop)
-    atexit.unregister(_core.leave_directories)
-    atexit.register(_core.leave_directories)
-    return registration
+    return _core.running(text(pattern), scope)
 
 
-def place(on: "Loop | None", *callbacks: "Callable[..., object] | None") -> "Loop":
-    from ._callbacks import check, default
+def find(name: str, /, *, scope: Scope = "user", instance: str | None = None) -> Entry | None:
+    """Give the oldest registration of a name, or None.
 
-    for callback in callbacks:
-        check(callback, on)
-    loop = on or default()
-    loop._check()
-    loop._hub.fileno()
-    return loop
+    Args:
+        name: the name.
+        scope: who shares it.
+        instance: this registration and no other.
+
+    Raises:
+        ValueError: the name breaks a rule.
+        OSError: the scope's directory cannot be read; `filename` says which.
+    """
+    return _core.find(text(name), scope, instance)
+
+
+# ---- connecting ----------------------------------------------------------------------------------
 
 
 def connect(
-    name: "str | Entry",
+    name: str | Entry,
     /,
     *,
     timeout: float | None = 10.0,
-    scope: "_Scope" = "user",
+    scope: Scope = "user",
     instance: str | None = None,
-    max_message: int = 1 << 30,
+    max_message: int = _LONGEST_MESSAGE,
 ) -> Session:
     """Connect to a running program, and give the session with it.
 
@@ -247,42 +90,178 @@ def connect(
         ...         session.receive(timeout=5)
         'hello'
     """
-    if isinstance(name, Entry):
-        meant, instance = name.name, name.instance
-    else:
-        meant = text(name)
-    connection = _core.connect(meant, scope, instance, max_message, limit(timeout))
-    session = Session(connection, None)
+    session = Session(_call(name, scope, instance, max_message).wait(limit(timeout)), None)
     remember(session)
     return session
 
 
-def running(pattern: str = "*", /, *, scope: "_Scope" = "user") -> list[Entry]:
-    """Give the running programs whose name fits, the oldest registration first.
+async def aconnect(
+    name: str | Entry,
+    /,
+    *,
+    timeout: float | None = 10.0,
+    scope: Scope = "user",
+    instance: str | None = None,
+    max_message: int = _LONGEST_MESSAGE,
+) -> Session:
+    """Connect to a running program, waiting for it in asyncio or trio.
 
-    Args:
-        pattern: "*" stands for any text, slashes included, "?" for one character.
-        scope: who shares the names.
-
-    Raises:
-        OSError: the scope's directory cannot be read; `filename` says which.
+    Arguments, result and errors are those of `connect`.
     """
-    return _core.running(text(pattern), scope)
+    call = _call(name, scope, instance, max_message)
+    session = Session(await _answer(call, limit(timeout)), None)
+    remember(session)
+    return session
 
 
-def find(name: str, /, *, scope: "_Scope" = "user", instance: str | None = None) -> Entry | None:
-    """Give the oldest registration of a name, or None.
+def _call(
+    name: str | Entry,
+    scope: Scope,
+    instance: str | None,
+    max_message: int = _LONGEST_MESSAGE,
+    *,
+    wants_reports: bool = False,
+) -> _core.Call:
+    if isinstance(name, Entry):
+        return _core.Call(name.name, scope, name.instance, max_message, wants_reports)
+    return _core.Call(text(name), scope, instance, max_message, wants_reports)
+
+
+async def _answer(call: _core.Call, timeout: float | None) -> _core.Connection:
+    """Wait for the connection."""
+    from ._tasks import deadline, pause, readable
+
+    until = deadline(timeout)
+    while True:
+        connection, descriptor = call.step()
+        if connection is not None:
+            return connection
+        if descriptor is not None:
+            is_in_time = await readable(descriptor, until)
+        else:
+            is_in_time = await pause(_TRY_AGAIN_S, until)
+        if not is_in_time:
+            call.give_up()
+
+
+# ---- sending one message -------------------------------------------------------------------------
+
+
+def send_to(
+    name: str | Entry,
+    data: object,
+    /,
+    *,
+    wait: bool = False,
+    timeout: float | None = 10.0,
+    scope: Scope = "user",
+    instance: str | None = None,
+) -> None:
+    """Send one message to a running program, which takes it with its `on_message`.
+
+    It is in the other program's memory when this returns; with `wait` its handler has ended.
 
     Args:
-        name: the name.
-        scope: who shares it.
+        name: the name, of which the oldest registration that takes connections is meant; or an
+            entry, and then that registration and no other.
+        data: what `Session.send` takes.
+        wait: wait until the handler there has returned; what it sends is dropped.
+        timeout: seconds for all of it; None for ever.
+        scope: who shares the name.
         instance: this registration and no other.
 
     Raises:
-        ValueError: the name breaks a rule.
-        OSError: the scope's directory cannot be read; `filename` says which.
+        RemoteError: the handler raised; only with `wait`.
+        ValueError: with `wait`, when the program has no handler.
+        TimedOut: not done before the deadline; the text says what was.
+        NotFound, Denied: see `connect`. TypeError, TooLarge: see `Session.send`.
+        Closed, PeerGone: the program closed the session, or ended, before its handler had ended.
+
+    Example:
+        >>> import alongside
+        >>> seen = []
+        >>> with alongside.publish("example/log", lambda data, session: seen.append(data)):
+        ...     alongside.send_to("example/log", {"line": 1}, wait=True)
+        >>> seen
+        [{'line': 1}]
     """
-    return _core.find(text(name), scope, instance)
+    until = _Until(limit(timeout))
+    call = _call(name, scope, instance, wants_reports=wait)
+    session = Session(call.wait(until.left()), None)
+    try:
+        session.send(data, timeout=until.left())
+        if wait:
+            with _AfterSending():
+                (report,) = session._receive_report(until.left())
+            _judge(report, name)
+    finally:
+        session.close(timeout=0)
+
+
+async def asend_to(
+    name: str | Entry,
+    data: object,
+    /,
+    *,
+    wait: bool = False,
+    timeout: float | None = 10.0,
+    scope: Scope = "user",
+    instance: str | None = None,
+) -> None:
+    """Send one message to a running program, waiting in asyncio or trio.
+
+    Arguments and errors are those of `send_to`.
+    """
+    from ._tasks import areceive_report
+
+    until = _Until(limit(timeout))
+    call = _call(name, scope, instance, wants_reports=wait)
+    session = Session(await _answer(call, until.left()), None)
+    try:
+        await session.asend(data, timeout=until.left())
+        if wait:
+            with _AfterSending():
+                report = await areceive_report(session, until.left())
+            _judge(report, name)
+    finally:
+        session.close(timeout=0)
+
+
+class _Until:
+    """A deadline for several steps."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._at = None if timeout is None else monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Give the seconds that are left."""
+        return None if self._at is None else max(0.0, self._at - monotonic())
+
+
+class _AfterSending:
+    """Has errors say that the message has arrived, and only its handler's end is not known."""
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, _kind: object, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, TimedOut):
+            msg = "the message has arrived, but its handler has not ended before the deadline"
+            raise TimedOut(msg) from None
+        if isinstance(error, SessionEnded):
+            error.add_note("the message has arrived; whether its handler has ended is not known")
+
+
+def _judge(report: Any, name: str | Entry) -> None:
+    """Raise what a report says."""
+    if report is None:
+        return
+    shown = name.name if isinstance(name, Entry) else name
+    kind, words, where = report
+    msg = f'the handler of "{shown}" raised {kind}: {words}'
+    raise RemoteError(msg, kind=kind, traceback=where)
 
 
 def text(name: str) -> str:
@@ -293,12 +272,3 @@ def text(name: str) -> str:
         msg = f"{name!r} is no name: it has a lone surrogate in it, which is no character"
         raise ValueError(msg) from None
     return name
-
-
-def _json(info: "Mapping[str, Any]") -> str:
-    try:
-        text = json.dumps(dict(info), allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        msg = f"info is an object that JSON knows; this one is not: {error}"
-        raise TypeError(msg) from error
-    return text

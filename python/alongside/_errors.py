@@ -116,6 +116,26 @@ class Invalid(AlongsideError, ValueError):
         return _rebuild, (type(self), self.args, {"data": self.data})
 
 
+class RemoteError(AlongsideError):
+    """What was sent has arrived, and its handler there raised.
+
+    Attributes:
+        kind: the class of what it raised, as "ValueError".
+        traceback: where it was raised there, as text.
+    """
+
+    def __init__(self, text: str, /, *, kind: str = "", traceback: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.traceback = traceback
+        if traceback:
+            self.add_note(f"in the other program:\n{traceback}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        named = {"kind": self.kind, "traceback": self.traceback}
+        return _rebuild, (type(self), self.args, named)
+
+
 class HandleLost(AlongsideError):
     """What the session holds is not this process's, or was taken from it."""
 

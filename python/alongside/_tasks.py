@@ -76,8 +76,15 @@ class Tasks:
         """Let one task go on that waits; False if it does not wait any more."""
         raise NotImplementedError
 
-    async def readable(self, fd: int) -> None:
-        """Wait until a descriptor, for which nobody else waits here, is readable."""
+    async def readable(self, fd: int, deadline: float | None) -> bool:
+        """Wait until a descriptor, for which nobody else waits here, is readable.
+
+        False if the deadline comes first.
+        """
+        raise NotImplementedError
+
+    async def sleep(self, until: float) -> None:
+        """Wait until then."""
         raise NotImplementedError
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -194,6 +201,13 @@ async def areceive(session: Session, timeout: float | None, kind: object) -> Any
     found = session._try_receive(kind)
     if found is not None:
         return found[0]
+    return (await _received(session, functools.partial(session._try_receive, kind), deadline))[0]
+
+
+async def _received(
+    session: Session, attempt: Callable[[], tuple[_T] | None], deadline: float | None
+) -> tuple[_T]:
+    """Wait until an attempt to receive, which has given nothing yet, gives something."""
     tasks = _tasks()
     # Found again without a look-up, as long as it is of this loop.
     last = session._last_queue
@@ -203,9 +217,9 @@ async def areceive(session: Session, timeout: float | None, kind: object) -> Any
         session._last_queue = weakref.ref(queue)
     try:
         while await tasks.wait((queue,), deadline):
-            found = session._try_receive(kind)
+            found = attempt()
             if found is not None:
-                return found[0]
+                return found
     finally:
         # There may be more, or the end, for whoever is next.
         queue.wake_next()
@@ -321,9 +335,35 @@ async def await_exit(session: Session, timeout: float | None) -> int | None:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-async def readable(fd: int) -> None:
-    """Wait until a descriptor, for which nobody else waits here, is readable."""
-    await _tasks().readable(fd)
+def deadline(timeout: float | None) -> float | None:
+    """Give when that many seconds will have gone by, as the running loop counts."""
+    return _deadline(_tasks(), timeout)
+
+
+async def readable(fd: int, until: float | None = None) -> bool:
+    """Wait until a descriptor, for which nobody else waits here, is readable.
+
+    False if the deadline comes first.
+    """
+    return await _tasks().readable(fd, until)
+
+
+async def pause(seconds: float, until: float | None) -> bool:
+    """Wait that long; False if the deadline comes first."""
+    tasks = _tasks()
+    end = tasks.now() + seconds
+    if until is not None and until < end:
+        await tasks.sleep(until)
+        return False
+    await tasks.sleep(end)
+    return True
+
+
+async def areceive_report(session: Session, timeout: float | None) -> Any:
+    """Give how the handling of a message ended, waiting for that."""
+    deadline = _deadline(_tasks(), timeout)
+    found: tuple[Any] | None = session._try_report()
+    return (found or await _received(session, session._try_report, deadline))[0]
 
 
 # ---- starting ------------------------------------------------------------------------------------

@@ -104,14 +104,17 @@ class AsyncioTasks(Tasks):
         waiter.end(True)
         return True
 
-    async def readable(self, fd: int) -> None:
+    async def readable(self, fd: int, deadline: float | None) -> bool:
         loop = self._running()
         waiter = Waiter(loop=loop)
         loop.add_reader(fd, self.wake, waiter)
         try:
-            await waiter
+            return await _until(waiter, loop, deadline, ())
         finally:
             loop.remove_reader(fd)
+
+    async def sleep(self, until: float) -> None:
+        await asyncio.sleep(until - self.now())
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         return await self._running().run_in_executor(None, work)

@@ -44,8 +44,13 @@ class TrioTasks(Tasks):
         waiter.set()
         return True
 
-    async def readable(self, fd: int) -> None:
-        await trio.lowlevel.wait_readable(fd)
+    async def readable(self, fd: int, deadline: float | None) -> bool:
+        with trio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
+            await trio.lowlevel.wait_readable(fd)
+        return not scope.cancelled_caught
+
+    async def sleep(self, until: float) -> None:
+        await trio.sleep_until(until)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -3,22 +3,24 @@
 Loads when a program first watches.
 """
 
+from __future__ import annotations
+
+import inspect
 import logging
 
 from . import _core
-from ._directory import place, text
+from ._directory import text
 from ._errors import Closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
-    from typing import Literal, Self, TypeAlias
+    from typing import Any, Self
 
     from ._hub import Served
+    from ._types import Scope
     from .loops import Loop
-
-    _Scope: TypeAlias = Literal["user"]
 
 Change = _core.Change
 _log = logging.getLogger("alongside")
@@ -31,8 +33,7 @@ class Watch(_core.Watch):
     appears, changes or vanishes, as it happens, until the watch is closed.
     """
 
-    _served: "Served | None" = None
-    _loop: "Loop"
+    _callback: _Callback | None = None
     _is_awaited = False
 
     def next(self, *, timeout: float | None = None) -> Change:
@@ -50,7 +51,7 @@ class Watch(_core.Watch):
         """Give a descriptor that is readable while there is a change to take."""
         return self._fileno()
 
-    def __iter__(self) -> "Iterator[Change]":
+    def __iter__(self) -> Iterator[Change]:
         """Give each change as it happens, until the watch is closed."""
         while True:
             try:
@@ -58,7 +59,7 @@ class Watch(_core.Watch):
             except Closed:
                 return
 
-    async def __aiter__(self) -> "AsyncIterator[Change]":
+    async def __aiter__(self) -> AsyncIterator[Change]:
         """Give each change as it happens, in asyncio or trio, until the watch is closed."""
         from ._tasks import readable
 
@@ -72,7 +73,7 @@ class Watch(_core.Watch):
             else:
                 yield change
 
-    async def _wait(self, readable: "Callable[[int], Awaitable[None]]") -> None:
+    async def _wait(self, readable: Callable[[int], Awaitable[object]]) -> None:
         if self._is_awaited:
             msg = "another task iterates over this watch\nmake one for each"
             raise RuntimeError(msg)
@@ -83,50 +84,36 @@ class Watch(_core.Watch):
             self._is_awaited = False
 
     def on_change(
-        self, callback: "Callable[[Change], object] | None", /, *, on: "Loop | None" = None
+        self, callback: Callable[[Change], object] | None, /, *, on: Loop | None = None
     ) -> None:
         """Call `callback(change)` for each change. None takes it away.
 
         Args:
-            callback: a function. What it raises goes to `logging`.
+            callback: a function; on `Asyncio` and `Trio` an async one as well, which is awaited
+                before the next change is taken. What it raises goes to `logging`.
             on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
         """
-        served, self._served = self._served, None
-        if served is not None:
-            self._loop._hub.dismiss(served)
-        if callback is None:
-            return
-        self._loop = place(on, callback)
+        known, self._callback = self._callback, None
+        if known is not None:
+            known.stop()
+        if callback is not None:
+            from ._callbacks import place
 
-        def ready(budget: int) -> None:
-            for _ in range(budget):
-                try:
-                    change = self._take()
-                except Closed:
-                    self.on_change(None)
-                    return
-                if change is None:
-                    return
-                try:
-                    callback(change)
-                except Exception:
-                    _log.exception("%r raised", callback)
-
-        self._served = self._loop._hub.serve(self, ready)
+            self._callback = _Callback(self, callback, place(on, callback))
 
     def close(self) -> None:
         """End the watch, for whoever waits as well."""
         self.on_change(None)
         self._close()
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: "TracebackType | None",
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -134,7 +121,70 @@ class Watch(_core.Watch):
 Watch.__module__ = "alongside"
 
 
-def watch(pattern: str = "*", /, *, scope: "_Scope" = "user") -> Watch:
+class _Callback:
+    """Calls a function with each change, in a place of the program's choice."""
+
+    def __init__(self, watch: Watch, callback: Callable[[Change], object], loop: Loop) -> None:
+        self._watch = watch
+        self._callback = callback
+        self._loop = loop
+        self._is_over = False
+        self._served: Served | None = None
+        loop._take_up(self)
+        self._begin()
+
+    def stop(self) -> None:
+        self._is_over = True
+        self._pause()
+        self._loop._let_go(self)
+
+    def give_up(self) -> None:
+        """Call nobody any more: the loop has ended, or has cancelled that."""
+        _log.error("%r ends, and with it the callback of %r", self._loop, self._watch)
+        self._watch.on_change(None)
+
+    def _begin(self) -> None:
+        self._served = self._loop._hub.serve(self._watch, self._ready)
+
+    def _pause(self) -> None:
+        served, self._served = self._served, None
+        if served is not None:
+            self._loop._hub.dismiss(served)
+
+    def _ready(self, budget: int) -> None:
+        for _ in range(budget):
+            if self._is_over:
+                return
+            try:
+                change = self._watch._take()
+            except Closed:
+                self._watch.on_change(None)
+                return
+            if change is None:
+                return
+            try:
+                result: Any = self._callback(change)
+            except Exception:
+                _log.exception("%r raised", self._callback)
+                continue
+            if inspect.isawaitable(result) and self._loop._takes_coroutines:
+                from ._callbacks import Once
+
+                # Not looked at until this one is through: one at a time.
+                self._pause()
+                self._loop._spawn(Once(self._finish(result), self.give_up))
+                return
+
+    async def _finish(self, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except Exception:
+            _log.exception("%r raised", self._callback)
+        if not self._is_over:
+            self._begin()
+
+
+def watch(pattern: str = "*", /, *, scope: Scope = "user") -> Watch:
     """Watch the running programs whose name fits.
 
         for change in alongside.watch("viewer/*"):

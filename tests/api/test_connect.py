@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 
 import alongside
@@ -19,34 +18,7 @@ from tests.conftest import open_files, wait_until
 ECHO = "r = alongside.publish('echo', on_message=lambda data, session: session.send(data))"
 
 
-@pytest.fixture(autouse=True)
-def scope(tmp_path, monkeypatch):
-    """A runtime directory of its own; gives the directory of the scope "user" in it."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "alongside" / "user"
-
-
-@pytest.fixture
-def owner():
-    """Run programs given as source, which publish and wait until their standard input ends."""
-    started = []
-
-    def run(source):
-        source = "import alongside, os, sys, threading\n" + textwrap.dedent(source)
-        source += "\nprint('there', flush=True)\nos.read(0, 1)\n"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", source], **pipes)
-        started.append(process)
-        assert process.stdout.readline() == b"there\n"
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+pytestmark = pytest.mark.usefixtures("scope")
 
 
 def test_a_program_is_connected_to_by_its_name(owner):

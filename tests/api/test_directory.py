@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,47 +14,16 @@ import pytest
 
 from tests.conftest import wait_until
 
-
-@pytest.fixture(autouse=True)
-def scope(tmp_path, monkeypatch):
-    """A runtime directory of its own; gives the directory of the scope "user" in it."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "alongside" / "user"
+pytestmark = pytest.mark.usefixtures("scope")
 
 
 def entries(scope):
     return sorted(scope.joinpath("names").iterdir())
 
 
-@pytest.fixture
-def other():
-    """Run programs given as source, which publish and then wait until they are killed."""
-    started = []
-
-    def run(source, begun=b""):
-        source = "import alongside, os, sys\n" + textwrap.dedent(source)
-        source += "\nprint('there', flush=True)\nos.read(0, 1)\n"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", source], **pipes)
-        started.append(process)
-        # What its workers say may come before or after.
-        said = b""
-        while sorted(said) != sorted(b"there\n" + begun):
-            said += os.read(process.stdout.fileno(), 100)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
-
-
-def test_a_name_is_found_by_others_until_it_is_revoked(other):
+def test_a_name_is_found_by_others_until_it_is_revoked(owner):
     before = time.time()
-    other("alongside.publish('viewer/42', about='plan.png', info={'pages': [1, 2]})")
+    owner("alongside.publish('viewer/42', about='plan.png', info={'pages': [1, 2]})")
     (entry,) = alongside.running("viewer/*")
     assert (entry.name, entry.about, entry.info) == ("viewer/42", "plan.png", {"pages": [1, 2]})
     assert before <= entry.since == entry.changed <= time.time()
@@ -67,9 +35,9 @@ def test_a_name_is_found_by_others_until_it_is_revoked(other):
     assert alongside.running("editor/*") == []
 
 
-def test_several_may_have_one_name_and_the_oldest_comes_first(other):
-    first = other("alongside.publish('same')")
-    second = other("alongside.publish('same')")
+def test_several_may_have_one_name_and_the_oldest_comes_first(owner):
+    first = owner("alongside.publish('same')")
+    second = owner("alongside.publish('same')")
     with alongside.publish("same") as mine:
         found = alongside.running("same")
         assert [entry.peer.pid for entry in found] == [first.pid, second.pid, os.getpid()]
@@ -103,8 +71,8 @@ def test_a_change_is_seen_whole(scope):
     assert "revoked" in repr(registration)
 
 
-def test_names_end_with_their_process(other, scope):
-    process = other("alongside.publish('a')\nalongside.publish('b')")
+def test_names_end_with_their_process(owner, scope):
+    process = owner("alongside.publish('a')\nalongside.publish('b')")
     assert len(alongside.running()) == 2
     os.kill(process.pid, signal.SIGKILL)
     # Not waited for: dead is dead before anybody has reaped it.
@@ -123,8 +91,8 @@ def test_a_program_that_ends_in_order_leaves_nothing(scope):
     assert list(scope.joinpath("lives").iterdir()) == []
 
 
-def test_workers_of_a_dead_program_do_not_keep_its_names(other):
-    process = other(
+def test_workers_of_a_dead_program_do_not_keep_its_names(owner):
+    process = owner(
         """
         import multiprocessing, signal
         alongside.publish('a')
@@ -264,9 +232,9 @@ def test_a_directory_that_others_may_enter_is_refused(scope, tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_many_come_and_go_and_the_listing_is_always_true(other):
+def test_many_come_and_go_and_the_listing_is_always_true(owner):
     stay = [alongside.publish(f"stay/{number}") for number in range(20)]
-    process = other(
+    process = owner(
         """
         import threading
         def churn():

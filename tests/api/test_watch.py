@@ -13,34 +13,7 @@ import pytest
 import trio
 from alongside import loops
 
-
-@pytest.fixture(autouse=True)
-def scope(tmp_path, monkeypatch):
-    """A runtime directory of its own."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-
-@pytest.fixture
-def other():
-    """Run programs that publish names and wait until they are killed."""
-    started = []
-
-    def run(*names):
-        source = "import alongside, os, sys\nfor n in sys.argv[1:]: alongside.publish(n)\n"
-        source += "print('there', flush=True)\nos.read(0, 1)\n"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", source, *names], **pipes)
-        started.append(process)
-        assert process.stdout.readline() == b"there\n"
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+pytestmark = pytest.mark.usefixtures("scope")
 
 
 def shown(change):
@@ -148,6 +121,43 @@ def test_a_callback_that_raises_is_called_for_the_next_change(caplog):
             for _ in range(2):
                 assert seen.acquire(timeout=60)
     assert "on purpose" in caplog.text
+
+
+async def _sees(on, sleep):
+    """One change after the other is awaited, and none while another is."""
+    seen = []
+
+    async def changed(change):
+        seen.append(("begin", change.kind))
+        await sleep(0)
+        if change.entry.name == "b":
+            msg = "on purpose"
+            raise ValueError(msg)
+        seen.append(("end", change.kind))
+
+    with alongside.watch() as watch:
+        watch.on_change(changed, on=on)
+        with alongside.publish("a"), alongside.publish("b"):
+            while len(seen) < 3:
+                await sleep(0.001)
+        while seen.count(("begin", "vanished")) < 2:
+            await sleep(0.001)
+        assert seen[:3] == [("begin", "appeared"), ("end", "appeared"), ("begin", "appeared")]
+
+
+def test_an_async_callback_is_awaited_in_asyncio(run):
+    async def main():
+        await _sees(loops.Asyncio(), asyncio.sleep)
+
+    run(main())
+
+
+def test_an_async_callback_is_awaited_in_trio():
+    async def main():
+        async with trio.open_nursery() as nursery:
+            await _sees(loops.Trio(nursery), trio.sleep)
+
+    trio.run(main)
 
 
 CHURN = """

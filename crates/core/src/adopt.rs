@@ -8,15 +8,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use alongside_shm::SessionLayout;
-use alongside_sys::memory::{self, Access};
 use alongside_sys::poll::wait_any;
 use alongside_sys::process::Process;
-use alongside_sys::{Errno, WaitEnd, bell, own_uid, socket, spawn};
+use alongside_sys::{Errno, WaitEnd, own_uid, socket, spawn};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::link::{Link, Parts, Side};
+use crate::halves::{Bells, Joined, Other};
 use crate::message::{Buffer, Message};
 use crate::receiving::Received;
 use crate::session::{Others, Session};
@@ -24,8 +22,6 @@ use crate::wire::{self, Found, Kind, Packet};
 
 /// Names the meeting place: `version:descriptor:inode`.
 pub const ENVIRONMENT_VARIABLE: &str = "ALONGSIDE_SESSION";
-/// What a whole session's memory may take: two of the largest rings, and the header.
-pub(crate) const MOST_MEMORY_BYTES: usize = (2 << 30) + 4096;
 
 /// Why no session was taken up.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,16 +53,15 @@ pub fn adopt<B: Buffer>(
     let starter = Arc::new(Process::new(starter, starter_pid).map_err(&os)?);
 
     let (control, theirs) = socket::pair().map_err(&os)?;
-    let (data_bell, data_for_them) = bell::bell().map_err(&os)?;
-    let (space_bell, space_for_them) = bell::bell().map_err(&os)?;
+    let bells = Bells::new().map_err(&os)?;
     let packet = Packet { kind: Kind::Adopt, a: alongside_shm::VERSION, b: 0, c: 0 };
-    let with = [theirs.as_fd(), data_for_them.as_fd(), space_for_them.as_fd()];
-    match packet.send(&meeting, &with) {
+    let [data, space] = bells.files();
+    match packet.send(&meeting, &[theirs.as_fd(), data, space]) {
         Ok(()) => {}
         Err(Errno::PIPE | Errno::CONNRESET) => return Err(NotAdopted::StarterGone),
         Err(errno) => return Err(os(errno).into()),
     }
-    drop((theirs, data_for_them, space_for_them, meeting));
+    drop((theirs, meeting));
 
     let (packet, files) = await_packet(&control, deadline, go_on)?;
     if packet.kind == Kind::Refuse {
@@ -86,20 +81,8 @@ pub fn adopt<B: Buffer>(
     if shares_fate && !fate.as_ref().is_some_and(spawn::tie_life) {
         return Err(NotAdopted::StarterGone);
     }
-    let memory = memory::adopt(&file, Access::ReadWrite, MOST_MEMORY_BYTES).map_err(Error::from)?;
-    let layout = SessionLayout::verify(memory.region()).map_err(Error::from)?;
-    let link = Link::new(Parts {
-        memory,
-        layout,
-        side: Side::Joiner,
-        control,
-        data_bell,
-        space_bell,
-        data_ear,
-        space_ear,
-        peer: Arc::clone(&starter),
-    })
-    .map_err(&os)?;
+    let other = Other { control, ears: [data_ear, space_ear], peer: Arc::clone(&starter) };
+    let link = Joined::verify(&file)?.link(bells, other).map_err(&os)?;
     let others = Others { peer: starter, uid: starter_uid, child: None, has_group: false, fate };
     let session = Session::new(link, others);
     let first = loop {

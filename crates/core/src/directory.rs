@@ -1,9 +1,11 @@
 //! The directory: running programs that others can find.
 
-pub mod connecting;
+pub mod calling;
 pub mod entry;
+pub mod listening;
 pub mod name;
 pub mod registration;
 pub mod scope;
+pub mod seeking;
 pub mod store;
 pub mod watching;

@@ -18,6 +18,7 @@ mod deadline;
 pub mod directory;
 mod ending;
 mod error;
+mod halves;
 mod incoming;
 mod leased;
 mod lending;

@@ -17,24 +17,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alongside_shm::SessionLayout;
-use alongside_sys::bell::Ringer;
-use alongside_sys::memory::{self, Access, Mapping};
 use alongside_sys::poll::{Beacon, wait_any};
 use alongside_sys::process::{EndSignal, Process};
 use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
-use alongside_sys::{Errno, bell, fork, own_pid, socket, yield_now};
+use alongside_sys::{Errno, fork, socket, yield_now};
 
 use crate::adopt::{ENVIRONMENT_VARIABLE, check_peer, other_layout, unexpected};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::link::{Link, Parts, Side};
+use crate::halves::{Made, Other};
+use crate::link::Link;
 use crate::message::Buffer;
 use crate::session::{Others, Session};
 use crate::wire::{self, Found, Kind, Packet};
 
-/// Bytes of each ring of a started session.
-const RING_BYTES: u64 = 256 << 10;
 /// How often the process's life is tried for; it is made in a few microseconds.
 const LIFE_TRIES: u32 = 1000;
 /// How long a killed program is waited for, to reap it.
@@ -122,14 +118,6 @@ impl Drop for Spawned {
     }
 }
 
-/// Our half of the session, made while the program boots.
-pub(crate) struct Half {
-    pub(crate) memory: Mapping,
-    pub(crate) file: OwnedFd,
-    pub(crate) layout: SessionLayout,
-    pub(crate) bells: [(Ringer, OwnedFd); 2],
-}
-
 /// Starts a program and waits until it has taken up its session. `go_on` is asked whenever a signal
 /// has arrived; if it says no, the program is ended.
 pub fn start<B: Buffer>(
@@ -149,7 +137,7 @@ pub fn start<B: Buffer>(
     let mut spawned = run(&options, life.as_deref(), &inherited)?;
     drop(inherited);
 
-    let half = Half::new(options.max_message_bytes).map_err(&os)?;
+    let made = Made::new(options.max_message_bytes).map_err(&os)?;
     // While the program was cloned this thread took no signals; one that came went to another thread
     // and interrupts nothing here.
     if !go_on() {
@@ -158,7 +146,7 @@ pub fn start<B: Buffer>(
     let (packet, files) =
         await_adopter(&meeting, &spawned.process, options.cancel, deadline, go_on)?;
     drop(meeting);
-    let (link, uid) = complete(half, packet, files, &spawned.process, life.as_deref())?;
+    let (link, uid) = complete(made, packet, files, &spawned.process, life.as_deref())?;
     let others = Others {
         peer: Arc::clone(&link.peer),
         uid,
@@ -230,16 +218,6 @@ fn run(
     Ok(Spawned { process: Arc::new(process), has_group: options.new_group, is_kept: false })
 }
 
-impl Half {
-    pub(crate) fn new(max_message_bytes: u64) -> Result<Half, Errno> {
-        let layout = SessionLayout { ring_bytes: [RING_BYTES; 2], max_message_bytes };
-        let bytes = layout.total_bytes() as usize;
-        let (memory, file) = memory::create("alongside-session", bytes, Access::ReadWrite)?;
-        layout.create(memory.region(), own_pid());
-        Ok(Half { memory, file, layout, bells: [bell::bell()?, bell::bell()?] })
-    }
-}
-
 /// Waits until somebody adopts, or until that cannot happen any more.
 fn await_adopter(
     meeting: &OwnedFd,
@@ -275,7 +253,7 @@ fn await_adopter(
 
 /// Checks who adopted, sends the offer, and makes the link of both halves; says the adopter's user.
 fn complete(
-    half: Half,
+    made: Made,
     packet: Packet,
     files: Vec<OwnedFd>,
     child: &Arc<Process>,
@@ -283,7 +261,7 @@ fn complete(
 ) -> Result<(Link, u32), Error> {
     let os = Error::os("handing the session over");
     let found = files.len();
-    let Ok([control, data_ear, space_ear]) = <[OwnedFd; 3]>::try_from(files) else {
+    let Ok([control, ears @ ..]) = <[OwnedFd; 3]>::try_from(files) else {
         return Err(unexpected(packet, found));
     };
     if packet.kind != Kind::Adopt {
@@ -306,27 +284,15 @@ fn complete(
     };
 
     let fate = life.map(Life::thread_of_fate).transpose().map_err(&os)?;
-    let [(data_bell, data_for_them), (space_bell, space_for_them)] = half.bells;
     let flags = if fate.is_some() { wire::SHARES_FATE } else { 0 };
     let offer = Packet { kind: Kind::Offer, a: alongside_shm::VERSION, b: flags, c: 0 };
-    let mut with = vec![half.file.as_fd(), data_for_them.as_fd(), space_for_them.as_fd()];
+    let mut with = made.files().to_vec();
     with.extend(fate.as_ref().map(AsFd::as_fd));
     match offer.send(&control, &with) {
         // Gone between its adoption and now: the session will say so.
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
         Err(errno) => return Err(os(errno)),
     }
-    let link = Link::new(Parts {
-        memory: half.memory,
-        layout: half.layout,
-        side: Side::Creator,
-        control,
-        data_bell,
-        space_bell,
-        data_ear,
-        space_ear,
-        peer,
-    })
-    .map_err(os)?;
+    let link = made.link(Other { control, ears, peer }).map_err(os)?;
     Ok((link, uid))
 }

@@ -11,7 +11,7 @@
 //! | arena | sender → receiver | number, blocks, bytes of a block | memory |
 //! | lease arena | lender → borrower | number, , bytes | memory |
 //! | returns | lender → borrower | , , bytes | the table of returns |
-//! | connect | caller → owner | layout version, , instance | memory, data ear, space ear |
+//! | connect | caller → owner | layout version, flags, instance | memory, data ear, space ear |
 //! | accept | owner → caller | layout version | data ear, space ear |
 //!
 //! The text of the protocol is `spec/wire-v1.md`.
@@ -33,6 +33,11 @@ pub(crate) const REFUSED_LAYOUT: u32 = 0;
 pub(crate) const REFUSED_USER: u32 = 1;
 /// The name was revoked, or is another's by now.
 pub(crate) const REFUSED_INSTANCE: u32 = 2;
+/// The caller wants to be told how messages were handled, and there is nobody who handles any.
+pub(crate) const REFUSED_REPORTS: u32 = 3;
+
+/// In `b` of a call: the caller wants to be told how the handling of each message ended.
+pub(crate) const WANTS_REPORTS: u32 = 1;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ALWR");
 const BYTES: usize = 24;

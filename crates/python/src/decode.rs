@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
 use rmp::decode as mp;
 
 use crate::body::{Body, LONG_COPY};
-use crate::encode::{ARRAY, BESIDE_ARRAYS, LENT_BYTES, PACKED, RAW, WITH_ARRAYS};
+use crate::encode::{ARRAY, BESIDE_ARRAYS, LENT_BYTES, PACKED, RAW, REPORT, WITH_ARRAYS};
 use crate::endpoint::Endpoint;
 use crate::errors::raise;
 use crate::lease::Lease;
@@ -22,7 +22,7 @@ static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
 static CORRUPT: Named = Named::new("alongside._errors", "Corrupt");
 
 /// The last codec that this program knows.
-pub(crate) const LAST_CODEC: u8 = LENT_BYTES;
+pub(crate) const LAST_CODEC: u8 = REPORT;
 
 /// Bytes that lie in a lease.
 pub(crate) struct View {
@@ -132,6 +132,19 @@ impl Endpoint {
         raise(py, "Corrupt", text)
     }
 
+    /// What a message says if it is a report; messages of other kinds are dropped: who asks for a
+    /// report has no other use for them.
+    pub(crate) fn report<'py>(
+        &self,
+        py: Python<'py>,
+        message: Message<Body>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if message.codec != REPORT {
+            return Ok(None);
+        }
+        self.unpacked(py, PACKED, &message.body.into_bytes(py), &[]).map(Some)
+    }
+
     pub(crate) fn unpacked<'py>(
         &self,
         py: Python<'py>,
@@ -144,6 +157,12 @@ impl Endpoint {
             WITH_ARRAYS | BESIDE_ARRAYS => {
                 let most = self.core.max_message_bytes();
                 DECODE_LEASED.get(py)?.call1((bytes, leases, codec == BESIDE_ARRAYS, most))
+            }
+            REPORT => {
+                let text =
+                    "the other program reports how a message was handled, which nobody asked";
+                self.core.condemn(text.into());
+                return Err(raise(py, "Corrupt", text));
             }
             _ => {
                 let text =

@@ -1,9 +1,14 @@
 //! The directory, as Python sees it: registrations, and entries that were found.
 
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+
 use alongside_core::Error;
+use alongside_core::directory::calling::{self, Step, Wish};
 use alongside_core::directory::entry::Entry as CoreEntry;
 use alongside_core::directory::registration::{self, Registration as CoreRegistration, Said};
 use alongside_core::directory::scope::Scope;
+use alongside_core::directory::seeking::{self, Sought};
 use alongside_core::directory::store::Found;
 use alongside_core::directory::watching::{self, Watch as CoreWatch};
 use pyo3::exceptions::PyValueError;
@@ -116,20 +121,29 @@ pub(crate) struct Registration {
     pub(crate) core: CoreRegistration,
 }
 
+/// What a registration says and does, as `publish` hands it over.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Wanted {
+    about: String,
+    info: String,
+    /// Others may connect.
+    connects: bool,
+    /// Those who do can be told how messages were handled.
+    reports: bool,
+    /// The name is to be one that nobody has.
+    unique: bool,
+}
+
 #[pymethods]
 impl Registration {
     #[new]
-    fn new(
-        py: Python<'_>,
-        name: &str,
-        scope: &str,
-        about: &str,
-        info: &str,
-        connects: bool,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, name: &str, scope: &str, wanted: Wanted) -> PyResult<Self> {
         let scope = scope_of(scope)?;
-        let said = Said { about, info, connects };
-        let made = py.detach(|| CoreRegistration::new(name, &scope, &said));
+        let Wanted { about, info, connects, reports, unique } = wanted;
+        let said = Said { about: &about, info: &info, connects, reports };
+        let publish = if unique { CoreRegistration::unique } else { CoreRegistration::new };
+        let made = py.detach(|| publish(name, &scope, &said));
         Ok(Registration { core: made.map_err(|error| to_python(py, error, None))? })
     }
 
@@ -142,12 +156,13 @@ impl Registration {
         py.detach(|| self.core.update(about, info)).map_err(|error| to_python(py, error, None))
     }
 
-    /// Takes what has come, and gives the connections that came of it.
-    fn _step(&self, py: Python<'_>) -> PyResult<Vec<Connection>> {
+    /// Takes what has come, and gives the connections that came of it, and which of them want reports.
+    fn _step(&self, py: Python<'_>) -> PyResult<Vec<(Connection, bool)>> {
         let Some(listener) = self.core.listener() else { return Ok(Vec::new()) };
         let made = py.detach(|| listener.step::<Body>());
         let made = made.map_err(|error| to_python(py, error, None))?;
-        Ok(made.into_iter().map(|core| Connection::started(core, false)).collect())
+        let taken = made.into_iter();
+        Ok(taken.map(|it| (Connection::started(it.session, false), it.wants_reports)).collect())
     }
 
     fn _revoke(&self, py: Python<'_>) -> PyResult<()> {
@@ -239,7 +254,7 @@ impl Watch {
     }
 
     fn _fileno(&self) -> i32 {
-        use std::os::fd::{AsFd, AsRawFd};
+        use std::os::fd::AsFd;
         self.core.as_fd().as_raw_fd()
     }
 }
@@ -255,7 +270,7 @@ fn ended(py: Python<'_>, error: Error) -> PyErr {
 #[pyfunction]
 pub(crate) fn running(py: Python<'_>, pattern: &str, scope: &str) -> PyResult<Vec<Entry>> {
     let scope = scope_of(scope)?;
-    let found = py.detach(|| registration::running(pattern, &scope));
+    let found = py.detach(|| seeking::running(pattern, &scope));
     let found = found.map_err(|error| to_python(py, error, None))?;
     Ok(found.into_iter().map(|Found { entry, .. }| Entry::from(entry)).collect())
 }
@@ -269,36 +284,80 @@ pub(crate) fn find(
     instance: Option<&str>,
 ) -> PyResult<Option<Entry>> {
     let scope = scope_of(scope)?;
-    let found = py.detach(|| registration::find(name, instance, &scope));
+    let found = py.detach(|| Sought::new(name, instance, &scope)?.first());
     let found = found.map_err(|error| to_python(py, error, None))?;
     Ok(found.map(|Found { entry, .. }| Entry::from(entry)))
 }
 
-/// Connects to the oldest program with this name, or to the one with this instance.
-#[pyfunction]
-pub(crate) fn connect(
-    py: Python<'_>,
-    name: &str,
-    scope: &str,
-    instance: Option<&str>,
-    max_message: u64,
-    timeout: Option<f64>,
-) -> PyResult<Connection> {
-    let (scope, until) = (scope_of(scope)?, deadline(timeout)?);
-    let mut raised = None;
-    alongside_sys::look_again_soon();
-    let made = py.detach(|| {
-        let mut go_on = || go_on(&mut raised);
-        registration::connect::<Body>(name, instance, &scope, max_message, until, &mut go_on)
-    });
-    match (made, raised) {
-        (Ok(core), _) => Ok(Connection::started(core, false)),
-        (Err(Error::Interrupted), Some(error)) => Err(error),
-        (Err(Error::TimedOut), _) => {
-            let text = format!("{name:?} has not answered before the deadline");
-            Err(raise(py, "TimedOut", &text))
+/// A call to the oldest program with a name, or to the one with an instance.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct Call {
+    core: Mutex<calling::Call>,
+    name: String,
+}
+
+#[pymethods]
+impl Call {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        name: String,
+        scope: &str,
+        instance: Option<&str>,
+        max_message: u64,
+        wants_reports: bool,
+    ) -> PyResult<Call> {
+        let scope = scope_of(scope)?;
+        let wish = Wish { max_message_bytes: max_message, wants_reports };
+        let made = py.detach(|| Sought::new(&name, instance, &scope)?.call(wish));
+        let core = Mutex::new(made.map_err(|error| to_python(py, error, None))?);
+        Ok(Call { core, name })
+    }
+
+    /// The connection, waiting for it.
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Connection> {
+        let until = deadline(timeout)?;
+        let mut raised = None;
+        alongside_sys::look_again_soon();
+        let made = py.detach(|| self.lock().wait::<Body>(until, &mut || go_on(&mut raised)));
+        match (made, raised) {
+            (Ok(core), _) => Ok(Connection::started(core, false)),
+            (Err(Error::Interrupted), Some(error)) => Err(error),
+            (Err(Error::TimedOut), _) => Err(self.late(py)),
+            (Err(error), _) => Err(to_python(py, error, None)),
         }
-        (Err(error), _) => Err(to_python(py, error, None)),
+    }
+
+    /// Raises that there was no answer in time.
+    fn give_up(&self, py: Python<'_>) -> PyResult<()> {
+        Err(self.late(py))
+    }
+
+    /// The connection if it is there; else a descriptor that is readable when there is more to do; or
+    /// None if as many call already as may.
+    fn step(&self, py: Python<'_>) -> PyResult<(Option<Connection>, Option<i32>)> {
+        let failed = |error| to_python(py, error, None);
+        match py.detach(|| self.lock().step::<Body>()).map_err(failed)? {
+            Step::Done(core) => Ok((Some(Connection::started(core, false)), None)),
+            Step::Full => Ok((None, None)),
+            Step::Asked => {
+                let mut call = self.lock();
+                let descriptor = call.descriptor().map_err(failed)?;
+                Ok((None, descriptor.map(|descriptor| descriptor.as_raw_fd())))
+            }
+        }
+    }
+}
+
+impl Call {
+    fn late(&self, py: Python<'_>) -> PyErr {
+        let text = format!("{:?} has not answered before the deadline", self.name);
+        raise(py, "TimedOut", &text)
+    }
+
+    /// Nobody but the one who calls has it.
+    fn lock(&self) -> std::sync::MutexGuard<'_, calling::Call> {
+        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

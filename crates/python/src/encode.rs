@@ -39,6 +39,8 @@ pub(crate) const WITH_ARRAYS: u8 = 2;
 pub(crate) const BESIDE_ARRAYS: u8 = 3;
 /// Bytes in lent memory: the payload is their offset and their length.
 pub(crate) const LENT_BYTES: u8 = 4;
+/// How the handling of a message ended, in MessagePack; for who has asked to be told.
+pub(crate) const REPORT: u8 = 5;
 
 const TEXT_WITH_SURROGATES: i8 = 1;
 const DATETIME: i8 = 2;

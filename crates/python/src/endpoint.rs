@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::body::{Body, Loan};
 use crate::decode::{View, leases};
-use crate::encode::{LENT_BYTES, Payload, RAW};
+use crate::encode::{LENT_BYTES, Payload, RAW, REPORT};
 use crate::errors::{raise, to_python};
 use crate::lease::{Block, Lease, Lent};
 use crate::named::Named;
@@ -658,6 +658,42 @@ impl Endpoint {
             Some(message) => Ok(Some((converted(this.decoded(py, message)?, r#type)?,))),
             None => Ok(None),
         }
+    }
+
+    /// Tells the other program how the handling of its message ended, if there is room for that.
+    fn _send_report(&self, py: Python<'_>, report: &Bound<'_, PyAny>) -> PyResult<()> {
+        match Payload::of(report, None)? {
+            Payload::Packed(packed) if !packed.needs_leases() => {
+                let (codec, bytes, until) = (REPORT, &packed.bytes, Deadline::Now);
+                let sent = py.detach(|| self.core.send(codec, bytes, until, &mut || true));
+                sent.map_err(|error| self.failed_at(py, error, NO_ROOM))
+            }
+            _ => Err(PyValueError::new_err("a report is plain data")),
+        }
+    }
+
+    /// How the handling of a message ended, in a tuple, waiting for that; what else arrives is dropped.
+    fn _receive_report<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<(Bound<'py, PyAny>,)> {
+        let until = deadline(timeout)?;
+        loop {
+            if let Some(report) = self.report(py, self.next(py, until)?)? {
+                return Ok((report,));
+            }
+        }
+    }
+
+    /// The same if it has arrived already; else None.
+    fn _try_report<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+        while let Some(message) = self.found_now(py)? {
+            if let Some(report) = self.report(py, message)? {
+                return Ok(Some((report,)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the other program has taken everything, or is gone.

@@ -34,11 +34,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<start::Canceller>()?;
+    module.add_class::<directory::Call>()?;
     module.add_class::<directory::Change>()?;
     module.add_class::<directory::Entry>()?;
     module.add_class::<directory::Registration>()?;
     module.add_class::<directory::Watch>()?;
-    module.add_function(wrap_pyfunction!(directory::connect, module)?)?;
     module.add_function(wrap_pyfunction!(directory::running, module)?)?;
     module.add_function(wrap_pyfunction!(directory::find, module)?)?;
     module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;

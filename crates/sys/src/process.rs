@@ -153,7 +153,11 @@ impl Process {
     }
 
     fn ask_for_status(&self) -> Option<i32> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if !self.is_child {
+            // It may be one all the same, started by other means, and is theirs to reap.
+            options |= WaitIdOptions::NOWAIT;
+        }
         match rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
             Ok(Some(status)) => {
                 status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal))
@@ -318,9 +322,21 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_child_is_reaped_and_minus_nine() {
+    fn a_child_that_others_started_is_theirs_to_reap() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let process = open(child.id());
+        process.signal(EndSignal::Kill, false).unwrap();
+        crate::poll::wait_any(&[process.as_fd()], None).unwrap().unwrap();
+        assert_eq!(process.exit_status(), Some(-9));
+        drop(process);
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_killed_child_is_reaped_and_minus_nine() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut process = open(child.id());
+        process.is_child = true;
         assert_eq!((process.is_over(), process.exit_status()), (false, None));
         process.signal(EndSignal::Kill, false).unwrap();
         crate::poll::wait_any(&[process.as_fd()], None).unwrap().unwrap();

@@ -10,7 +10,7 @@ from ._base import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._callbacks import Callbacks
+    from .._types import Turns
 
 _PER_TURN = 64
 # A hub belongs to its loop, which has it as a reader until it is closed.
@@ -80,7 +80,7 @@ class Asyncio(Loop):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
 
-    def _spawn(self, served: Callbacks) -> None:
+    def _spawn(self, served: Turns) -> None:
         task = self._loop.create_task(served.aturn(_PER_TURN))
         self._tasks.add(task)
         turn = served.turn

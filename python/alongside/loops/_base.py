@@ -8,7 +8,7 @@ from .._hub import Hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._callbacks import Callbacks
+    from .._types import Tenant, Turns
 
 
 class Loop:
@@ -57,18 +57,18 @@ class Loop:
         """Tell whether the task that runs here has been cancelled itself."""
         return True
 
-    def _take_up(self, _served: Callbacks) -> None:
-        """Get ready to serve a session, in the thread of whoever sets its callback.
+    def _take_up(self, _tenant: Tenant) -> None:
+        """Get ready to run callbacks, in the thread of whoever sets them.
 
         What follows, watching and no longer watching it, may be done by any thread.
         """
         # It is made here, and begins.
         self._hub.fileno()
 
-    def _let_go(self, _served: Callbacks) -> None:
-        """Serve a session no longer."""
+    def _let_go(self, _tenant: Tenant) -> None:
+        """Run them no longer."""
 
-    def _spawn(self, served: Callbacks) -> None:
+    def _spawn(self, served: Turns) -> None:
         """Run `served.aturn` in a task."""
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from ._base import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._callbacks import Callbacks
+    from .._types import Tenant, Turns
 
 _PER_TURN = 64
 
@@ -45,7 +45,7 @@ class Trio(Loop):
             raise TypeError(msg)
         self._nursery: trio.Nursery = given
         self._token = trio.lowlevel.current_trio_token()
-        self._served: set[Callbacks] = set()
+        self._tenants: set[Tenant] = set()
         self._has_task = False
         self._is_over = False
 
@@ -70,34 +70,32 @@ class Trio(Loop):
     def _begin(self, hub: Hub) -> None:
         """Nothing to do: the task begins with the first session."""
 
-    def _take_up(self, _served: Callbacks) -> None:
-        super()._take_up(_served)
+    def _take_up(self, _tenant: Tenant) -> None:
+        super()._take_up(_tenant)
         if not self._has_task:
             self._nursery.start_soon(self._serve)
             self._has_task = True
-        self._served.add(_served)
+        self._tenants.add(_tenant)
 
-    def _let_go(self, _served: Callbacks) -> None:
-        self._served.discard(_served)
+    def _let_go(self, _tenant: Tenant) -> None:
+        self._tenants.discard(_tenant)
         # The task may have nothing left to watch.
         self._hub.wake()
 
     async def _serve(self) -> None:
         hub = self._hub
         try:
-            while self._served:
+            while self._tenants:
                 await trio.lowlevel.wait_readable(hub.fileno())
                 hub.dispatch()
         except trio.Cancelled:
             self._is_over = True
-            from .._callbacks import give_up
-
-            for served in list(self._served):
-                give_up(served)
+            for tenant in list(self._tenants):
+                tenant.give_up()
             raise
         finally:
             self._has_task = False
 
-    def _spawn(self, served: Callbacks) -> None:
+    def _spawn(self, served: Turns) -> None:
         run: Any = served.aturn
         self._nursery.start_soon(run, _PER_TURN)

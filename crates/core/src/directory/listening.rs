@@ -1,37 +1,26 @@
-//! Connecting to a program that was found, and taking connections.
+//! Taking connections, without waiting for anybody.
 //!
-//! ```text
-//! caller                              owner
-//!   connect to the entry's socket  ──▶  accept, ask the kernel who it is
-//!   verify who listens there
-//!   memory, two ears               ──▶  verify, map
-//!                                  ◀──  two ears: a session like any other
-//! ```
-//! The caller makes the memory, so a caller who says nothing costs the owner one descriptor, and that for
-//! [`PATIENCE`] at most. The owner never waits for anybody: each connection is looked at when something has
-//! come by it. Of those that have said nothing there are [`MOST_PENDING`] at most; beyond that the user
-//! with the most of them loses the oldest.
+//! A caller makes the memory (`calling.rs`), so one who says nothing costs the owner one descriptor, and
+//! that for [`PATIENCE`] at most. Each connection is looked at when something has come by it. Of those that
+//! have said nothing there are [`MOST_PENDING`] at most; beyond that the user with the most of them loses
+//! the oldest.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use alongside_shm::SessionLayout;
-use alongside_sys::memory::{self, Access};
-use alongside_sys::poll::{PollSet, Timer, Watch, wait_any};
+use alongside_sys::poll::{PollSet, Timer, Watch};
 use alongside_sys::process::Process;
-use alongside_sys::{Errno, Fd, WaitEnd, bell, own_uid, socket};
+use alongside_sys::{Errno, Fd, own_uid, socket};
 
-use crate::adopt::{MOST_MEMORY_BYTES, other_layout, unexpected};
-use crate::deadline::Deadline;
+use crate::adopt::unexpected;
 use crate::directory::entry;
-use crate::directory::store::{Found, Life};
+use crate::directory::store::Life;
 use crate::error::Error;
-use crate::link::{Link, Parts, Side};
+use crate::halves::{Bells, Joined, Other};
 use crate::message::Buffer;
 use crate::session::{Others, Session};
-use crate::start::Half;
 use crate::wire::{self, Found as Came, Kind, Packet};
 
 /// How long a caller may take until it has said what it wants.
@@ -40,113 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_PENDING: usize = 512;
 /// How many new callers are looked at in one step, so that others get their turn.
 const AT_ONCE: usize = 64;
-/// How soon to try again where as many wait as may.
-const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 const LISTENING: u64 = 0;
 const OVERDUE: u64 = 1;
 const FIRST_CALLER: u64 = 2;
-
-// ---- the caller ----------------------------------------------------------------------------------
-
-/// Connects to the program that published an entry.
-pub fn connect<B: Buffer>(
-    found: &Found,
-    max_message_bytes: u64,
-    deadline: Deadline,
-    go_on: &mut dyn FnMut() -> bool,
-) -> Result<Arc<Session<B>>, Error> {
-    let entry = &found.entry;
-    let gone = || Error::NotFound(format!("{:?} is gone (pid {})", entry.name, entry.pid));
-    let control = loop {
-        match found.connect() {
-            Ok(control) => break control,
-            Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(gone()),
-            // As many wait there as may; nothing tells when that is over.
-            Err(Errno::AGAIN) if deadline.is_over() => return Err(Error::TimedOut),
-            Err(Errno::AGAIN) if !go_on() => return Err(Error::Interrupted),
-            Err(Errno::AGAIN) => std::thread::sleep(TRY_AGAIN),
-            Err(errno) => return Err(Error::File(found.path.clone(), errno)),
-        }
-    };
-    let os = Error::os("connecting");
-    let (pid, uid) = socket::peer(&control).map_err(&os)?;
-    if (pid, uid) != (entry.pid, entry.uid) {
-        return Err(Error::Denied(format!(
-            "{:?} was published by process {} of user {}, but process {pid} of user {uid} listens there",
-            entry.name, entry.pid, entry.uid
-        )));
-    }
-    let handle = socket::peer_process(&control).map_err(&os)?;
-    let peer = Arc::new(Process::new(handle, pid).map_err(&os)?);
-    let instance = entry::number(&entry.instance).unwrap_or_default();
-    let half = Half::new(max_message_bytes).map_err(&os)?;
-    let [(data_bell, data_for_them), (space_bell, space_for_them)] = half.bells;
-    let call = Packet { kind: Kind::Connect, a: alongside_shm::VERSION, b: 0, c: instance };
-    let with = [half.file.as_fd(), data_for_them.as_fd(), space_for_them.as_fd()];
-    match call.send(&control, &with) {
-        Ok(()) => {}
-        Err(Errno::PIPE | Errno::CONNRESET) => return Err(gone()),
-        Err(errno) => return Err(os(errno)),
-    }
-    drop((half.file, data_for_them, space_for_them));
-    let (packet, files) = answer(&control, &peer, deadline, go_on)?.ok_or_else(gone)?;
-    let found_files = files.len();
-    let ears = <[OwnedFd; 2]>::try_from(files);
-    let [data_ear, space_ear] = match (packet.kind, packet.b, ears) {
-        (Kind::Accept, _, Ok(ears)) => ears,
-        (Kind::Refuse, wire::REFUSED_LAYOUT, _) => return Err(other_layout(packet.a)),
-        (Kind::Refuse, wire::REFUSED_USER, _) => {
-            return Err(Error::Denied(format!(
-                "{:?} belongs to user {}, who has not allowed user {}",
-                entry.name,
-                entry.uid,
-                own_uid()
-            )));
-        }
-        (Kind::Refuse, wire::REFUSED_INSTANCE, _) => return Err(gone()),
-        _ => return Err(unexpected(packet, found_files)),
-    };
-    let link = Link::new(Parts {
-        memory: half.memory,
-        layout: half.layout,
-        side: Side::Creator,
-        control,
-        data_bell,
-        space_bell,
-        data_ear,
-        space_ear,
-        peer: Arc::clone(&peer),
-    })
-    .map_err(os)?;
-    Ok(Session::new(link, Others { peer, uid, child: None, has_group: false, fate: None }))
-}
-
-/// Waits for the owner's answer; none if it hung up or has ended.
-fn answer(
-    control: &OwnedFd,
-    owner: &Process,
-    deadline: Deadline,
-    go_on: &mut dyn FnMut() -> bool,
-) -> Result<Option<(Packet, Vec<OwnedFd>)>, Error> {
-    loop {
-        let is_over = owner.is_over();
-        match Packet::receive(control)? {
-            Came::Packet(packet, files) => return Ok(Some((packet, files))),
-            Came::HungUp => return Ok(None),
-            Came::Nothing if is_over => return Ok(None),
-            Came::Nothing => {}
-        }
-        let fds = [control.as_fd(), owner.as_fd()];
-        match wait_any(&fds, deadline.left()).map_err(Error::os("waiting for the other program"))? {
-            Ok(_) => {}
-            Err(WaitEnd::Interrupted) if go_on() => {}
-            Err(end) => return Err(end.into()),
-        }
-    }
-}
-
-// ---- the owner -----------------------------------------------------------------------------------
 
 /// A caller that has not said what it wants yet.
 #[derive(Debug)]
@@ -163,12 +49,22 @@ struct Callers {
     all: BTreeMap<u64, Caller>,
 }
 
+/// A connection that was taken.
+#[derive(Debug)]
+pub struct Taken<B: Buffer> {
+    /// The session.
+    pub session: Arc<Session<B>>,
+    /// The caller wants to know how the handling of each message ended.
+    pub wants_reports: bool,
+}
+
 /// Where callers of one registration come in.
 #[derive(Debug)]
 pub struct Listener {
     life: Arc<Life>,
     name: String,
     instance: u64,
+    reports: bool,
     socket: Fd,
     set: PollSet,
     timer: Timer,
@@ -176,8 +72,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens; callers may come from now on.
-    pub(crate) fn new(life: &Arc<Life>, instance: u64) -> Result<Listener, Error> {
+    /// Listens; callers may come from now on. They can be told how messages were handled if it `reports`.
+    pub(crate) fn new(life: &Arc<Life>, instance: u64, reports: bool) -> Result<Listener, Error> {
         let name = entry::hexadecimal(instance);
         let socket = life.listen(&name)?;
         let os = Error::os("listening");
@@ -185,11 +81,20 @@ impl Listener {
         set.add(&socket, LISTENING, Watch::Level).map_err(&os)?;
         set.add(&timer, OVERDUE, Watch::Level).map_err(&os)?;
         let callers = Mutex::default();
-        Ok(Listener { life: Arc::clone(life), name, instance, socket, set, timer, callers })
+        Ok(Listener {
+            life: Arc::clone(life),
+            name,
+            instance,
+            reports,
+            socket,
+            set,
+            timer,
+            callers,
+        })
     }
 
     /// Takes what has come, and gives the sessions that came of it. Never waits for anybody.
-    pub fn step<B: Buffer>(&self) -> Result<Vec<Arc<Session<B>>>, Error> {
+    pub fn step<B: Buffer>(&self) -> Result<Vec<Taken<B>>, Error> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(Error::os("listening"))? else {
             return Ok(Vec::new());
@@ -270,7 +175,7 @@ impl Listener {
     }
 
     /// Reads what a caller says. Whatever is wrong with it is its own loss.
-    fn hear<B: Buffer>(&self, callers: &mut Callers, token: u64) -> Option<Arc<Session<B>>> {
+    fn hear<B: Buffer>(&self, callers: &mut Callers, token: u64) -> Option<Taken<B>> {
         let came = Packet::receive(&callers.all.get(&token)?.control);
         if matches!(came, Ok(Came::Nothing)) {
             return None;
@@ -287,7 +192,7 @@ impl Listener {
         caller: Caller,
         packet: Packet,
         files: Vec<OwnedFd>,
-    ) -> Result<Option<Arc<Session<B>>>, Error> {
+    ) -> Result<Option<Taken<B>>, Error> {
         let Caller { control, pid, uid, .. } = caller;
         if packet.kind != Kind::Connect || packet.c != self.instance {
             refuse(&control, wire::REFUSED_INSTANCE);
@@ -297,33 +202,26 @@ impl Listener {
             refuse(&control, wire::REFUSED_LAYOUT);
             return Ok(None);
         }
+        let wants_reports = packet.b & wire::WANTS_REPORTS != 0;
+        if wants_reports && !self.reports {
+            refuse(&control, wire::REFUSED_REPORTS);
+            return Ok(None);
+        }
         let found = files.len();
-        let Ok([file, data_ear, space_ear]) = <[OwnedFd; 3]>::try_from(files) else {
+        let Ok([file, ears @ ..]) = <[OwnedFd; 3]>::try_from(files) else {
             return Err(unexpected(packet, found));
         };
         let os = Error::os("taking a connection");
         let handle = socket::peer_process(&control).map_err(&os)?;
         let peer = Arc::new(Process::new(handle, pid).map_err(&os)?);
-        let memory = memory::adopt(&file, Access::ReadWrite, MOST_MEMORY_BYTES)?;
-        let layout = SessionLayout::verify(memory.region())?;
-        let (data_bell, data_for_them) = bell::bell().map_err(&os)?;
-        let (space_bell, space_for_them) = bell::bell().map_err(&os)?;
+        let joined = Joined::verify(&file)?;
+        let bells = Bells::new().map_err(&os)?;
         let answer = Packet { kind: Kind::Accept, a: alongside_shm::VERSION, b: 0, c: 0 };
-        answer.send(&control, &[data_for_them.as_fd(), space_for_them.as_fd()]).map_err(&os)?;
-        let link = Link::new(Parts {
-            memory,
-            layout,
-            side: Side::Joiner,
-            control,
-            data_bell,
-            space_bell,
-            data_ear,
-            space_ear,
-            peer: Arc::clone(&peer),
-        })
-        .map_err(os)?;
+        answer.send(&control, &bells.files()).map_err(&os)?;
+        let other = Other { control, ears, peer: Arc::clone(&peer) };
+        let link = joined.link(bells, other).map_err(os)?;
         let others = Others { peer, uid, child: None, has_group: false, fate: None };
-        Ok(Some(Session::new(link, others)))
+        Ok(Some(Taken { session: Session::new(link, others), wants_reports }))
     }
 }
 

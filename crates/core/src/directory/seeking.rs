@@ -1,0 +1,151 @@
+//! Looking names up.
+
+use crate::directory::calling::{Call, Wish};
+use crate::directory::name::{self, Name, Pattern};
+use crate::directory::scope::Scope;
+use crate::directory::store::{Flaw, Found, Store};
+use crate::error::Error;
+
+/// Names that are so near to one that was not found are mentioned.
+const NEAR: usize = 2;
+/// And so many of them.
+const MENTIONED: usize = 3;
+
+/// The programs whose name fits, the oldest registration first. Those that are dead are no part of it, and
+/// some of them are removed on the way.
+pub fn running(pattern: &str, scope: &Scope) -> Result<Vec<Found>, Error> {
+    let wanted = Pattern::new(pattern);
+    look(scope, None, &|name| wanted.matches(name))
+}
+
+/// What in a scope's directory is no entry.
+pub fn flaws(scope: &Scope) -> Result<Vec<Flaw>, Error> {
+    let mut flaws = Vec::new();
+    for store in Store::existing(scope) {
+        store.look(None, &mut |_| {}, &mut |flaw| flaws.push(flaw))?;
+    }
+    Ok(flaws)
+}
+
+/// Checks the rules for names.
+pub(crate) fn checked(name: &str) -> Result<Name, Error> {
+    Name::new(name).map_err(|rule| Error::Rule(format!("{name:?} is no name: {rule}")))
+}
+
+/// A name that is looked for, and which of its registrations are meant.
+#[derive(Clone, Debug)]
+pub struct Sought {
+    name: Name,
+    instance: Option<String>,
+    scope: Scope,
+}
+
+impl Sought {
+    /// The registrations of a name, or the one with this instance.
+    pub fn new(name: &str, instance: Option<&str>, scope: &Scope) -> Result<Sought, Error> {
+        let (name, scope) = (checked(name)?, scope.clone());
+        Ok(Sought { name, instance: instance.map(str::to_owned), scope })
+    }
+
+    /// Those that are meant, the oldest first.
+    fn all(&self) -> Result<Vec<Found>, Error> {
+        let name = self.name.as_str();
+        let mut found = look(&self.scope, Some(self.name.number()), &|other| other == name)?;
+        let wanted = self.instance.as_ref();
+        found.retain(|found| wanted.is_none_or(|wanted| found.entry.instance == *wanted));
+        Ok(found)
+    }
+
+    /// The oldest of them.
+    pub fn first(&self) -> Result<Option<Found>, Error> {
+        Ok(self.all()?.into_iter().next())
+    }
+
+    /// Calls the oldest of them that takes connections. One that ends meanwhile is none.
+    pub fn call(self, wish: Wish) -> Result<Call, Error> {
+        let (callable, deaf): (Vec<Found>, Vec<Found>) =
+            self.all()?.into_iter().partition(|found| found.entry.connects);
+        match deaf.first() {
+            Some(deaf) if callable.is_empty() => Err(Error::Denied(format!(
+                "{:?} takes no connections (pid {})\n\
+                 publish(..., on_message=...) or publish(..., on_connect=...) would",
+                self.name.as_str(),
+                deaf.entry.pid
+            ))),
+            _ => Ok(Call::new(self, callable, wish)),
+        }
+    }
+
+    /// The error if there is none: it mentions names that are nearly the same.
+    pub fn not_found(&self) -> Error {
+        let name = self.name.as_str();
+        let all = running("*", &self.scope).unwrap_or_default();
+        let mut near: Vec<(usize, String)> = Vec::new();
+        for Found { entry, .. } in all {
+            let away = match name::distance(name, &entry.name, NEAR) {
+                Some(away) => away,
+                None if entry.name.to_lowercase() == name.to_lowercase() => 0,
+                None if entry.name.starts_with(name) => NEAR,
+                None => continue,
+            };
+            if !near.iter().any(|(_, known)| *known == entry.name) {
+                near.push((away, entry.name));
+            }
+        }
+        near.sort();
+        let mentioned: Vec<_> =
+            near.iter().take(MENTIONED).map(|(_, name)| format!("{name:?}")).collect();
+        let which = self
+            .instance
+            .as_ref()
+            .map(|instance| format!(" with the instance {instance}"))
+            .unwrap_or_default();
+        Error::NotFound(if mentioned.is_empty() {
+            format!("no program runs under the name {name:?}{which}")
+        } else {
+            let there = mentioned.join(", ");
+            format!("no program runs under the name {name:?}{which}\nthere is {there}")
+        })
+    }
+}
+
+fn look(
+    scope: &Scope,
+    number: Option<u64>,
+    is_meant: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Found>, Error> {
+    let mut all = Vec::new();
+    for store in Store::existing(scope) {
+        let mut alive = |found: Found| {
+            if is_meant(&found.entry.name) {
+                all.push(found);
+            }
+        };
+        store.look(number, &mut alive, &mut |_| {})?;
+    }
+    all.sort_by(|one, other| {
+        let key = |found: &Found| (found.entry.order, found.entry.instance.clone());
+        key(one).cmp(&key(other))
+    });
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use alongside_sys::random;
+
+    use super::*;
+    use crate::directory::registration::{Registration, Said};
+
+    #[test]
+    fn near_misses_are_named() {
+        let scope = Scope::User;
+        let name = format!("near/{}", random().unwrap());
+        let said = Said { about: "", info: "{}", connects: false, reports: false };
+        let own = Registration::new(&name, &scope, &said).unwrap();
+        let sought = Sought::new(&format!("{name}x"), None, &scope).unwrap();
+        let Error::NotFound(text) = sought.not_found() else { panic!() };
+        assert!(text.contains(&format!("there is {name:?}")), "{text}");
+        own.revoke().unwrap();
+    }
+}
