@@ -1,6 +1,7 @@
 """The native part of alongside."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer, disjoint_base
@@ -25,7 +26,9 @@ __all__ = [
     "Watch",
     "adopt",
     "find",
+    "flaws",
     "leave_directories",
+    "places",
     "running",
     "start",
 ]
@@ -192,6 +195,8 @@ class Entry:
     def since(self) -> float: ...
     @property
     def changed(self) -> float: ...
+    @property
+    def scope(self) -> Literal["login", "user", "machine"]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -227,6 +232,7 @@ class Call:
         name: str,
         scope: str,
         instance: str | None,
+        owner: int | None,
         max_message: int,
         wants_reports: bool,
     ) -> Self: ...
@@ -235,5 +241,7 @@ class Call:
     def give_up(self) -> None: ...
 
 def running(pattern: str, scope: str) -> list[Entry]: ...
-def find(name: str, scope: str, instance: str | None) -> Entry | None: ...
+def find(name: str, scope: str, instance: str | None, owner: int | None) -> Entry | None: ...
+def places(scope: str) -> list[tuple[Path, bool, str | None]]: ...
+def flaws(scope: str) -> list[tuple[Path, str | None]]: ...
 def leave_directories() -> None: ...

@@ -38,19 +38,29 @@ def running(pattern: str = "*", /, *, scope: Scope = "user") -> list[Entry]:
     return _core.running(text(pattern), scope)
 
 
-def find(name: str, /, *, scope: Scope = "user", instance: str | None = None) -> Entry | None:
+def find(
+    name: str,
+    /,
+    *,
+    scope: Scope = "user",
+    instance: str | None = None,
+    owner: int | str | None = None,
+) -> Entry | None:
     """Give the oldest registration of a name, or None.
 
     Args:
-        name: the name.
+        name: the name; in the scope "machine" perhaps a name@user, as "viewer/42@bob".
         scope: who shares it.
         instance: this registration and no other.
+        owner: the user whose name is meant, or its number. In the scope "machine" root's is meant
+            if nothing is said, then one's own, and no other user's.
 
     Raises:
         ValueError: the name breaks a rule.
         OSError: the scope's directory cannot be read; `filename` says which.
     """
-    return _core.find(text(name), scope, instance)
+    meant, uid = _owned(name, owner)
+    return _core.find(meant, scope, instance, uid)
 
 
 # ---- connecting ----------------------------------------------------------------------------------
@@ -63,6 +73,7 @@ def connect(
     timeout: float | None = 10.0,
     scope: Scope = "user",
     instance: str | None = None,
+    owner: int | str | None = None,
     max_message: int = _LONGEST_MESSAGE,
 ) -> Session:
     """Connect to a running program, and give the session with it.
@@ -73,6 +84,7 @@ def connect(
         timeout: seconds until it must have answered; None for ever.
         scope: who shares the name.
         instance: this registration and no other.
+        owner: the user whose name is meant, or its number; see `find`.
         max_message: the longest message, in bytes, that either side may send.
 
     Raises:
@@ -90,7 +102,7 @@ def connect(
         ...         session.receive(timeout=5)
         'hello'
     """
-    session = Session(_call(name, scope, instance, max_message).wait(limit(timeout)), None)
+    session = Session(_call(name, scope, instance, owner, max_message).wait(limit(timeout)), None)
     remember(session)
     return session
 
@@ -102,13 +114,14 @@ async def aconnect(
     timeout: float | None = 10.0,
     scope: Scope = "user",
     instance: str | None = None,
+    owner: int | str | None = None,
     max_message: int = _LONGEST_MESSAGE,
 ) -> Session:
     """Connect to a running program, waiting for it in asyncio or trio.
 
     Arguments, result and errors are those of `connect`.
     """
-    call = _call(name, scope, instance, max_message)
+    call = _call(name, scope, instance, owner, max_message)
     session = Session(await _answer(call, limit(timeout)), None)
     remember(session)
     return session
@@ -118,13 +131,23 @@ def _call(
     name: str | Entry,
     scope: Scope,
     instance: str | None,
+    owner: int | str | None,
     max_message: int = _LONGEST_MESSAGE,
     *,
     wants_reports: bool = False,
 ) -> _core.Call:
     if isinstance(name, Entry):
-        return _core.Call(name.name, scope, name.instance, max_message, wants_reports)
-    return _core.Call(text(name), scope, instance, max_message, wants_reports)
+        uid, scope, instance = name.peer.uid, name.scope, name.instance
+        return _core.Call(name.name, scope, instance, uid, max_message, wants_reports)
+    meant, found = _owned(name, owner)
+    return _core.Call(meant, scope, instance, found, max_message, wants_reports)
+
+
+def _owned(name: str, owner: int | str | None) -> tuple[str, int | None]:
+    """Give a name as the core knows it, and whose it is if that is a number."""
+    if isinstance(owner, str):
+        return f"{text(name)}@{text(owner)}", None
+    return text(name), owner
 
 
 async def _answer(call: _core.Call, timeout: float | None) -> _core.Connection:
@@ -156,6 +179,7 @@ def send_to(
     timeout: float | None = 10.0,
     scope: Scope = "user",
     instance: str | None = None,
+    owner: int | str | None = None,
 ) -> None:
     """Send one message to a running program, which takes it with its `on_message`.
 
@@ -169,6 +193,7 @@ def send_to(
         timeout: seconds for all of it; None for ever.
         scope: who shares the name.
         instance: this registration and no other.
+        owner: the user whose name is meant, or its number; see `find`.
 
     Raises:
         RemoteError: the handler raised; only with `wait`.
@@ -186,7 +211,7 @@ def send_to(
         [{'line': 1}]
     """
     until = _Until(limit(timeout))
-    call = _call(name, scope, instance, wants_reports=wait)
+    call = _call(name, scope, instance, owner, wants_reports=wait)
     session = Session(call.wait(until.left()), None)
     try:
         session.send(data, timeout=until.left())
@@ -207,6 +232,7 @@ async def asend_to(
     timeout: float | None = 10.0,
     scope: Scope = "user",
     instance: str | None = None,
+    owner: int | str | None = None,
 ) -> None:
     """Send one message to a running program, waiting in asyncio or trio.
 
@@ -215,7 +241,7 @@ async def asend_to(
     from ._tasks import areceive_report
 
     until = _Until(limit(timeout))
-    call = _call(name, scope, instance, wants_reports=wait)
+    call = _call(name, scope, instance, owner, wants_reports=wait)
     session = Session(await _answer(call, until.left()), None)
     try:
         await session.asend(data, timeout=until.left())

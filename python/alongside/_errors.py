@@ -85,6 +85,10 @@ class NotFound(AlongsideError, LookupError):
     """No running program has this name."""
 
 
+class NoScope(AlongsideError):
+    """There is no such scope here: no login session, or a machine that is not set up for it."""
+
+
 class Denied(AlongsideError, PermissionError):
     """The other program is not one that may take part."""
 

@@ -19,7 +19,7 @@ from ._session import Session, remember
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Any, Self
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("alongside")
 # What is told of a handler's failure is cut to its end, where the reason is.
 _TRACEBACK_CHARACTERS = 8000
+# What stands before a group where users are expected.
+_GROUP = "group:"
 
 
 class Registration(_core.Registration):
@@ -292,6 +294,7 @@ def publish(
     about: str = "",
     info: Mapping[str, Any] | None = None,
     scope: Scope = "user",
+    allow: Iterable[int | str] = (),
 ) -> Registration:
     """Publish a name, under which other programs find this one, and may connect to it.
 
@@ -312,10 +315,15 @@ def publish(
         weak: do not keep the target alive; when nobody has it any more the name is revoked.
         about: what others shall read, as the title of what is shown.
         info: what other programs shall read: an object that JSON knows, of about 3 KiB.
-        scope: who shares the name; "user" for all programs of this user.
+        scope: who shares the name: "user" for all programs of this user, "login" for those of this
+            login session, "machine" for all programs of the machine.
+        allow: in the scope "machine", who may connect beside this user and root: users by name or
+            number, groups as "group:NAME". All can see the entry.
 
     Raises:
-        ValueError: the name breaks a rule, or an entry has no room for all of it.
+        ValueError: the name breaks a rule, an entry has no room for all of it, or somebody to allow
+            is not there.
+        NoScope: there is no login session, or the machine is not set up for that scope.
         TypeError: a callback is none, or is an async function where none is awaited.
         Denied: the scope's directory is not this user's alone.
         OSError: the directory cannot be made, or is full; `filename` says which.
@@ -339,6 +347,7 @@ def publish(
         "connects": loop is not None,
         "reports": handler is not None,
         "unique": unique,
+        **_allowed(allow),
     }
     registration = Registration(text(name), scope, wanted)
     if weak and target is not None:
@@ -366,6 +375,43 @@ def _check_target(target: object, on_message: object, weak: bool) -> None:
             "session)\npublish(name, on_message=...) takes whatever can be called"
         )
         raise TypeError(msg)
+
+
+def _allowed(allow: Iterable[int | str]) -> dict[str, list[int]]:
+    """Give users and groups by their numbers."""
+    users: list[int] = []
+    groups: list[int] = []
+    if isinstance(allow, str):
+        msg = f"allow={allow!r} is one text, and allow takes several\nallow=[{allow!r}]"
+        raise TypeError(msg)
+    for each in allow:
+        if isinstance(each, int):
+            users.append(each)
+        elif each.startswith(_GROUP):
+            groups.append(_group(each.removeprefix(_GROUP)))
+        else:
+            users.append(_user(each))
+    return {"users": users, "groups": groups}
+
+
+def _user(name: str) -> int:
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        msg = f'there is no user {name!r} here\na group is allowed as "{_GROUP}{name}"'
+        raise ValueError(msg) from None
+
+
+def _group(name: str) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        msg = f"there is no group {name!r} here"
+        raise ValueError(msg) from None
 
 
 def _weakly(target: _OnMessage, registration: Registration) -> _OnMessage:

@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol, TypeAlias
 
-Scope: TypeAlias = Literal["user"]
+Scope: TypeAlias = Literal["login", "user", "machine"]
 
 
 class Tenant(Protocol):

@@ -240,7 +240,7 @@ def test_hundreds_of_callers_leave_nothing(owner):
     assert len(open_files()) <= before
 
 
-@pytest.mark.parametrize("call", [lambda: alongside.connect(""), lambda: alongside.connect("a@b")])
-def test_a_name_that_breaks_a_rule_is_refused(call):
+@pytest.mark.parametrize("name", ["", "a//b", "@root"])
+def test_a_name_that_breaks_a_rule_is_refused(name):
     with pytest.raises(ValueError, match="is no name"):
-        call()
+        alongside.connect(name)

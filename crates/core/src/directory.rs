@@ -3,6 +3,7 @@
 pub mod calling;
 pub mod entry;
 pub mod listening;
+mod login;
 pub mod name;
 pub mod registration;
 pub mod scope;

@@ -68,6 +68,8 @@ pub enum Error {
     File(PathBuf, Errno),
     /// There is no such thing in the directory; the text says what there is.
     NotFound(String),
+    /// There is no such scope here; the text says why.
+    NoScope(String),
     /// What was asked for breaks a rule, which the text says.
     Rule(String),
     /// No memory for a message of so many bytes; it can still be received.

@@ -1,17 +1,19 @@
 //! The directory, as Python sees it: registrations, and entries that were found.
 
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use alongside_core::Error;
 use alongside_core::directory::calling::{self, Step, Wish};
 use alongside_core::directory::entry::Entry as CoreEntry;
-use alongside_core::directory::registration::{self, Registration as CoreRegistration, Said};
-use alongside_core::directory::scope::Scope;
+use alongside_core::directory::registration::{
+    self, Allowed, Registration as CoreRegistration, Said,
+};
+use alongside_core::directory::scope::{Place, Scope};
 use alongside_core::directory::seeking::{self, Sought};
-use alongside_core::directory::store::Found;
+use alongside_core::directory::store::{Flaw, Found};
 use alongside_core::directory::watching::{self, Watch as CoreWatch};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -23,11 +25,8 @@ use crate::peer::Peer;
 
 static FROM_JSON: Named = Named::new("json", "loads");
 
-fn scope_of(name: &str) -> PyResult<Scope> {
-    match name {
-        "user" => Ok(Scope::User),
-        _ => Err(PyValueError::new_err(format!("scope is {name:?}, expected \"user\""))),
-    }
+fn scope_of(py: Python<'_>, name: &str) -> PyResult<Scope> {
+    py.detach(|| Scope::named(name)).map_err(|error| to_python(py, error, None))
 }
 
 /// One running program under one name, as it was when it was looked up.
@@ -40,9 +39,11 @@ fn scope_of(name: &str) -> PyResult<Scope> {
 ///     info: what it says of itself, as data.
 ///     since: when it was published, in seconds since the epoch.
 ///     changed: when it was changed last, in seconds since the epoch.
+///     scope: in which scope it was found.
 #[pyclass(frozen, eq, hash, module = "alongside")]
 pub(crate) struct Entry {
     core: CoreEntry,
+    scope: &'static str,
     info: PyOnceLock<Py<PyAny>>,
 }
 
@@ -59,9 +60,15 @@ impl std::hash::Hash for Entry {
     }
 }
 
-impl From<CoreEntry> for Entry {
-    fn from(core: CoreEntry) -> Entry {
-        Entry { core, info: PyOnceLock::new() }
+impl Entry {
+    fn new(core: CoreEntry, scope: &Scope) -> Entry {
+        Entry { core, scope: scope.name(), info: PyOnceLock::new() }
+    }
+}
+
+impl From<Found> for Entry {
+    fn from(found: Found) -> Entry {
+        Entry::new(found.entry, &found.scope)
     }
 }
 
@@ -109,6 +116,11 @@ impl Entry {
         self.core.changed
     }
 
+    #[getter]
+    fn scope(&self) -> &'static str {
+        self.scope
+    }
+
     fn __repr__(&self) -> String {
         let CoreEntry { name, instance, pid, .. } = &self.core;
         format!("Entry(name={name:?}, instance={instance:?}, pid={pid})")
@@ -119,6 +131,7 @@ impl Entry {
 #[pyclass(subclass, frozen, module = "alongside._core")]
 pub(crate) struct Registration {
     pub(crate) core: CoreRegistration,
+    scope: Scope,
 }
 
 /// What a registration says and does, as `publish` hands it over.
@@ -133,23 +146,29 @@ struct Wanted {
     reports: bool,
     /// The name is to be one that nobody has.
     unique: bool,
+    /// Other users who may connect.
+    users: Vec<u32>,
+    /// Groups whose members may.
+    groups: Vec<u32>,
 }
 
 #[pymethods]
 impl Registration {
     #[new]
     fn new(py: Python<'_>, name: &str, scope: &str, wanted: Wanted) -> PyResult<Self> {
-        let scope = scope_of(scope)?;
-        let Wanted { about, info, connects, reports, unique } = wanted;
-        let said = Said { about: &about, info: &info, connects, reports };
+        let scope = scope_of(py, scope)?;
+        let Wanted { about, info, connects, reports, unique, users, groups } = wanted;
+        let allow = Allowed { users, groups };
+        let said = Said { about: &about, info: &info, connects, reports, allow };
         let publish = if unique { CoreRegistration::unique } else { CoreRegistration::new };
         let made = py.detach(|| publish(name, &scope, &said));
-        Ok(Registration { core: made.map_err(|error| to_python(py, error, None))? })
+        let core = made.map_err(|error| to_python(py, error, None))?;
+        Ok(Registration { core, scope })
     }
 
     /// What it says at the moment; None once it is revoked.
     fn _entry(&self, py: Python<'_>) -> Option<Entry> {
-        py.detach(|| self.core.entry()).map(Entry::from)
+        py.detach(|| self.core.entry()).map(|entry| Entry::new(entry, &self.scope))
     }
 
     fn _update(&self, py: Python<'_>, about: Option<&str>, info: Option<&str>) -> PyResult<()> {
@@ -187,13 +206,13 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    fn of(py: Python<'_>, change: watching::Change) -> PyResult<Change> {
+    fn of(py: Python<'_>, change: watching::Change, scope: &Scope) -> PyResult<Change> {
         let kind = match change.kind {
             watching::Kind::Appeared => "appeared",
             watching::Kind::Changed => "changed",
             watching::Kind::Vanished => "vanished",
         };
-        let entry = Py::new(py, Entry::from(change.entry))?;
+        let entry = Py::new(py, Entry::new(change.entry, scope))?;
         Ok(Change { kind, entry, initial: change.initial })
     }
 }
@@ -219,7 +238,7 @@ pub(crate) struct Watch {
 impl Watch {
     #[new]
     fn new(py: Python<'_>, pattern: &str, scope: &str) -> PyResult<Watch> {
-        let scope = scope_of(scope)?;
+        let scope = scope_of(py, scope)?;
         let made = py.detach(|| CoreWatch::new(pattern, &scope));
         Ok(Watch { core: made.map_err(|error| to_python(py, error, None))? })
     }
@@ -227,7 +246,9 @@ impl Watch {
     /// The next change if there is one.
     fn _take(&self, py: Python<'_>) -> PyResult<Option<Change>> {
         match py.detach(|| self.core.take()) {
-            Ok(change) => change.map(|change| Change::of(py, change)).transpose(),
+            Ok(change) => {
+                change.map(|change| Change::of(py, change, self.core.scope())).transpose()
+            }
             Err(error) => Err(ended(py, error)),
         }
     }
@@ -238,7 +259,7 @@ impl Watch {
         alongside_sys::look_again_soon();
         loop {
             match py.detach(|| self.core.next(until)) {
-                Ok(change) => return Change::of(py, change),
+                Ok(change) => return Change::of(py, change, self.core.scope()),
                 Err(Error::Interrupted) => py.check_signals()?,
                 Err(Error::TimedOut) => {
                     return Err(raise(py, "TimedOut", "nothing has changed before the deadline"));
@@ -269,10 +290,10 @@ fn ended(py: Python<'_>, error: Error) -> PyErr {
 /// The entries of a scope whose name fits the pattern, the oldest first.
 #[pyfunction]
 pub(crate) fn running(py: Python<'_>, pattern: &str, scope: &str) -> PyResult<Vec<Entry>> {
-    let scope = scope_of(scope)?;
+    let scope = scope_of(py, scope)?;
     let found = py.detach(|| seeking::running(pattern, &scope));
     let found = found.map_err(|error| to_python(py, error, None))?;
-    Ok(found.into_iter().map(|Found { entry, .. }| Entry::from(entry)).collect())
+    Ok(found.into_iter().map(Entry::from).collect())
 }
 
 /// The oldest entry with this name, or the one with this instance.
@@ -282,11 +303,12 @@ pub(crate) fn find(
     name: &str,
     scope: &str,
     instance: Option<&str>,
+    owner: Option<u32>,
 ) -> PyResult<Option<Entry>> {
-    let scope = scope_of(scope)?;
-    let found = py.detach(|| Sought::new(name, instance, &scope)?.first());
+    let scope = scope_of(py, scope)?;
+    let found = py.detach(|| Sought::new(name, owner, instance, &scope)?.first());
     let found = found.map_err(|error| to_python(py, error, None))?;
-    Ok(found.map(|Found { entry, .. }| Entry::from(entry)))
+    Ok(found.map(Entry::from))
 }
 
 /// A call to the oldest program with a name, or to the one with an instance.
@@ -304,12 +326,13 @@ impl Call {
         name: String,
         scope: &str,
         instance: Option<&str>,
+        owner: Option<u32>,
         max_message: u64,
         wants_reports: bool,
     ) -> PyResult<Call> {
-        let scope = scope_of(scope)?;
+        let scope = scope_of(py, scope)?;
         let wish = Wish { max_message_bytes: max_message, wants_reports };
-        let made = py.detach(|| Sought::new(&name, instance, &scope)?.call(wish));
+        let made = py.detach(|| Sought::new(&name, owner, instance, &scope)?.call(wish));
         let core = Mutex::new(made.map_err(|error| to_python(py, error, None))?);
         Ok(Call { core, name })
     }
@@ -359,6 +382,28 @@ impl Call {
     fn lock(&self) -> std::sync::MutexGuard<'_, calling::Call> {
         self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The directories in which a scope's names may stand: each path, whether it is there, and what is wrong
+/// with it if something is.
+#[pyfunction]
+pub(crate) fn places(
+    py: Python<'_>,
+    scope: &str,
+) -> PyResult<Vec<(PathBuf, bool, Option<String>)>> {
+    let scope = scope_of(py, scope)?;
+    let found = py.detach(|| scope.places()).into_iter();
+    Ok(found.map(|Place { path, found, refusal }| (path, found.is_ok(), refusal)).collect())
+}
+
+/// The files in a scope's directories that are no entries: each path and what is wrong with it, or none if
+/// its process is dead.
+#[pyfunction]
+pub(crate) fn flaws(py: Python<'_>, scope: &str) -> PyResult<Vec<(PathBuf, Option<String>)>> {
+    let scope = scope_of(py, scope)?;
+    let found = py.detach(|| seeking::flaws(&scope)).map_err(|error| to_python(py, error, None))?;
+    let told = |Flaw { path, why }: Flaw| (path, why.map(|why| why.to_string()));
+    Ok(found.into_iter().map(told).collect())
 }
 
 /// Leaves all directories: the process is about to end.

@@ -106,6 +106,7 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         }
         Error::File(path, errno) => os_error(py, errno.raw_os_error(), None, Some(&path)),
         Error::NotFound(text) => raise(py, "NotFound", &text),
+        Error::NoScope(text) => raise(py, "NoScope", &text),
         Error::Rule(text) => PyValueError::new_err(text),
         Error::NotLendable(text) => PyValueError::new_err(text),
         Error::NoMemory(bytes) => PyMemoryError::new_err(format!(

@@ -41,6 +41,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<directory::Watch>()?;
     module.add_function(wrap_pyfunction!(directory::running, module)?)?;
     module.add_function(wrap_pyfunction!(directory::find, module)?)?;
+    module.add_function(wrap_pyfunction!(directory::places, module)?)?;
+    module.add_function(wrap_pyfunction!(directory::flaws, module)?)?;
     module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;

@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::fork::Fd;
@@ -77,10 +77,36 @@ impl Directory {
 
     /// Opens one in this one, which is made if it is missing.
     pub fn part(&self, name: &str) -> Result<Directory, Errno> {
-        match rustix::fs::mkdirat(&self.handle, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
+        match self.make(name, 0o700) {
+            Err(Errno::EXIST) => self.existing_part(name),
+            made => made,
         }
+    }
+
+    /// Makes one in this one, with these permission bits whatever the process's mask.
+    pub fn make(&self, name: &str, mode: u32) -> Result<Directory, Errno> {
+        rustix::fs::mkdirat(&self.handle, name, Mode::RWXU)?;
+        rustix::fs::chmodat(&self.handle, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        self.existing_part(name)
+    }
+
+    /// Removes a directory that was made here, and the empty ones in it.
+    pub fn remove_tree(&self, name: &str, parts: &[&str]) {
+        for part in parts {
+            let path = format!("{name}/{part}");
+            let _ = rustix::fs::unlinkat(&self.handle, path, AtFlags::REMOVEDIR);
+        }
+        let _ = rustix::fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR);
+    }
+
+    /// Gives something another name; [`Errno::EXIST`] if that is taken.
+    pub fn rename_unless_taken(&self, from: &str, to: &str) -> Result<(), Errno> {
+        let flags = RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&self.handle, from, &self.handle, to, flags)
+    }
+
+    /// Opens one in this one, if it is there.
+    pub fn existing_part(&self, name: &str) -> Result<Directory, Errno> {
         Directory::open_at(self.handle.as_fd(), Path::new(name), self.path.join(name))
     }
 
@@ -99,10 +125,13 @@ impl Directory {
         rustix::fs::fstat(&self.handle).map(Facts::from)
     }
 
-    /// A new file without a name, open for this process alone.
-    pub fn nameless(&self) -> Result<OwnedFd, Errno> {
+    /// A new file without a name, which others will find with these permission bits whatever the process's
+    /// mask.
+    pub fn nameless(&self, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.handle, ".", flags, Mode::RUSR | Mode::WUSR)
+        let file = rustix::fs::openat(&self.handle, ".", flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(file)
     }
 
     /// Gives a nameless file its name; [`Errno::EXIST`] if that is taken.
@@ -159,7 +188,9 @@ impl AsFd for Directory {
 /// Makes a directory that only its owner may look into; one that is there is left as it is.
 pub fn make_directory(path: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        // Whatever the process's mask.
+        Ok(()) => rustix::fs::chmod(path, Mode::RWXU),
+        Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -269,7 +300,7 @@ mod tests {
     fn a_file_is_seen_when_it_is_named_and_is_whole_then() {
         let scratch = Scratch::new("named");
         let directory = Directory::open(&scratch.0).unwrap();
-        let file = directory.nameless().unwrap();
+        let file = directory.nameless(0o600).unwrap();
         write(&file, b"all of it").unwrap();
         assert!(directory.names().unwrap().is_empty());
         directory.name(&file, "entry").unwrap();
@@ -300,7 +331,7 @@ mod tests {
     fn a_lock_ends_with_its_open_file_and_not_before() {
         let scratch = Scratch::new("locked");
         let directory = Directory::open(&scratch.0).unwrap();
-        let mine = directory.nameless().unwrap();
+        let mine = directory.nameless(0o600).unwrap();
         directory.name(&mine, "life").unwrap();
         assert!(lock(&mine, Hold::Alone, 0, 1).unwrap());
         let (theirs, _) = directory.file("life").unwrap();

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -38,6 +39,13 @@ impl Inotify {
         let wanted =
             WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         inotify::add_watch(&self.fd, place, wanted)
+    }
+
+    /// Hears of names that appear in a directory, or whose owner or permissions change; gives its number.
+    pub fn watch_arrivals(&self, directory: &Path) -> Result<i32, Errno> {
+        let wanted =
+            WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB | WatchFlags::ONLYDIR;
+        inotify::add_watch(&self.fd, directory, wanted)
     }
 
     /// What was told since the last time; never waits.

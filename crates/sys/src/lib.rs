@@ -19,11 +19,13 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 mod thread;
+mod user;
 
 pub use fork::Fd;
 pub use nap::{is_main_thread, look_again_later, look_again_soon};
 pub use rustix::io::Errno;
 pub use thread::spawn_quiet;
+pub use user::user_id;
 
 /// How a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -201,9 +201,45 @@ impl Process {
     }
 }
 
+/// What tells a process from all others that have its number at another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The inode of its pidfd, where those have a file system of their own (Linux 6.9): never used again.
+    pub inode: Option<u64>,
+    /// When it began, in clock ticks since boot.
+    pub begun: Option<u64>,
+}
+
+impl Process {
+    /// What marks this process.
+    pub fn mark(&self) -> Mark {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid));
+        Mark { inode: self.inode(), begun: begun_ticks(&proc) }
+    }
+
+    /// Whether it lives and is the one that was marked.
+    pub fn is_living(&self, mark: Mark) -> bool {
+        let is_same = match (self.inode(), mark.inode) {
+            (Some(mine), Some(marked)) => mine == marked,
+            _ => mark.begun.is_some() && self.mark().begun == mark.begun,
+        };
+        // Asked last: what was read by its number was then its own.
+        is_same && !self.is_over()
+    }
+
+    fn inode(&self) -> Option<u64> {
+        /// `PID_FS_MAGIC` of linux/magic.h.
+        const PID_FS: libc::c_long = 0x5049_4446;
+        let is_own = rustix::fs::fstatfs(&self.handle).ok()?.f_type as libc::c_long == PID_FS;
+        is_own.then(|| rustix::fs::fstat(&self.handle).ok()).flatten().map(|stat| stat.st_ino)
+    }
+}
+
 /// What this process says of itself to others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Own {
+    /// What marks it.
+    pub mark: Mark,
     /// The file it runs; empty if that is not known.
     pub executable: String,
     /// When it began, in seconds since the epoch.
@@ -214,7 +250,12 @@ pub struct Own {
 pub fn of_this() -> Own {
     let proc = PathBuf::from("/proc/self");
     let executable = std::fs::read_link(proc.join("exe")).unwrap_or_default();
-    Own { executable: executable.to_string_lossy().into_owned(), started_s: start_time_s(&proc) }
+    let unknown = Mark { inode: None, begun: None };
+    Own {
+        mark: Process::open(crate::own_pid()).map_or(unknown, |process| process.mark()),
+        executable: executable.to_string_lossy().into_owned(),
+        started_s: start_time_s(&proc),
+    }
 }
 
 /// Children that ended, or will end, without anybody who asks how. They are reaped when others are
@@ -264,8 +305,19 @@ fn keeps_records() -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
-/// Field 22 of proc_pid_stat(5), clock ticks since boot, made into seconds since the epoch.
+/// When a process began, in seconds since the epoch.
 fn start_time_s(proc: &std::path::Path) -> Option<f64> {
+    let since_boot = begun_ticks(proc)? as f64 / rustix::param::clock_ticks_per_second() as f64;
+    use rustix::time::{ClockId, clock_gettime};
+    let seconds = |id| {
+        let now = clock_gettime(id);
+        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+    };
+    Some(seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot)
+}
+
+/// Field 22 of proc_pid_stat(5): when it began, in clock ticks since boot.
+fn begun_ticks(proc: &std::path::Path) -> Option<u64> {
     // One read of one page holds all of it; the length that the file claims is 0.
     let mut page = [0; 4096];
     let length = std::fs::File::open(proc.join("stat")).ok()?.read(&mut page).ok()?;
@@ -273,14 +325,7 @@ fn start_time_s(proc: &std::path::Path) -> Option<f64> {
     // The name in field 2 may hold anything, parentheses included: fields count from the last one.
     let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?;
-    let ticks: u64 = fields.split(' ').nth(22 - 3)?.parse().ok()?;
-    let since_boot = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-    use rustix::time::{ClockId, clock_gettime};
-    let seconds = |id| {
-        let now = clock_gettime(id);
-        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
-    };
-    Some(seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot)
+    fields.split(' ').nth(22 - 3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -343,6 +388,20 @@ mod tests {
         assert_eq!(process.exit_status(), Some(-9));
         process.signal(EndSignal::Kill, false).unwrap();
         assert!(child.wait().is_err(), "it was reaped above");
+    }
+
+    #[test]
+    fn a_mark_is_one_process_s_as_long_as_it_lives() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = open(child.id());
+        let (mark, mine) = (process.mark(), of_this().mark);
+        assert!(process.is_living(mark) && !process.is_living(mine), "{mark:?} {mine:?}");
+        let by_time = Mark { inode: None, ..mark };
+        assert!(process.is_living(by_time));
+        assert!(!process.is_living(Mark { inode: None, begun: None }));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_living(mark) && !process.is_living(by_time));
     }
 
     #[test]

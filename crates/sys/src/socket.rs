@@ -5,6 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -17,6 +18,9 @@ use crate::file::Directory;
 const MOST_DESCRIPTORS: usize = 8;
 /// `SO_PEERPIDFD` of asm-generic/socket.h, Linux 6.5.
 const SO_PEERPIDFD: libc::c_int = 77;
+
+/// `SO_PEERGROUPS` of asm-generic/socket.h, Linux 4.13.
+const SO_PEERGROUPS: libc::c_int = 59;
 
 /// A connected pair, close-on-exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -37,10 +41,13 @@ fn new_socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
-/// A socket with a name in a directory, to which others of this user connect.
-pub fn listen(directory: &Directory, name: &str) -> Result<OwnedFd, Errno> {
+/// A socket with a name in a directory, to which this user's programs connect, or all that can reach it.
+pub fn listen(directory: &Directory, name: &str, for_all: bool) -> Result<OwnedFd, Errno> {
     let socket = new_socket()?;
     rustix::net::bind(&socket, &address(directory, name)?)?;
+    // Whatever the process's mask; nobody can connect before it listens.
+    let mode = Mode::from_raw_mode(if for_all { 0o666 } else { 0o600 });
+    rustix::fs::chmodat(directory, name, mode, AtFlags::empty())?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
@@ -125,6 +132,33 @@ pub fn peer(socket: impl AsFd) -> Result<(u32, u32), Errno> {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL));
     }
     Ok((found.pid as u32, found.uid))
+}
+
+/// The groups of whoever made the other end, as the kernel recorded them.
+pub fn peer_groups(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
+    let mut found: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut size = size_of_val(&found[..]) as libc::socklen_t;
+        // SAFETY: the option writes at most `size` bytes to `found`, which is as long.
+        let failed = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                found.as_mut_ptr().cast(),
+                &mut size,
+            )
+        };
+        let count = size as usize / size_of::<libc::gid_t>();
+        if failed == 0 {
+            found.truncate(count);
+            return Ok(found);
+        }
+        match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL) {
+            Errno::RANGE if count > found.len() => found.resize(count, 0),
+            errno => return Err(errno),
+        }
+    }
 }
 
 /// A handle on the process that made the other end. Before Linux 6.5 it is looked up by number,

@@ -103,9 +103,10 @@ impl Call {
             self.set = None;
             let Some(next) = self.left.last() else { return Err(self.sought.not_found()) };
             match next.connect() {
-                Ok(control) => self.asked = ask(control, &next.entry, self.wish)?,
+                Ok(control) => self.asked = Some(ask(control, &next.entry, self.wish)?),
                 Err(Errno::NOENT | Errno::CONNREFUSED) => {}
                 Err(Errno::AGAIN) => return Ok(Step::Full),
+                Err(Errno::ACCESS) => return Err(not_allowed(&next.entry)),
                 Err(errno) => return Err(Error::File(next.path.clone(), errno)),
             }
             self.left.pop();
@@ -152,8 +153,8 @@ impl Call {
     }
 }
 
-/// Checks who listens, and asks for a session; none if nobody does any more.
-fn ask(control: OwnedFd, entry: &Entry, wish: Wish) -> Result<Option<Asked>, Error> {
+/// Checks who listens, and asks for a session.
+fn ask(control: OwnedFd, entry: &Entry, wish: Wish) -> Result<Asked, Error> {
     let os = Error::os("connecting");
     let (pid, uid) = socket::peer(&control).map_err(&os)?;
     if (pid, uid) != (entry.pid, entry.uid) {
@@ -169,10 +170,19 @@ fn ask(control: OwnedFd, entry: &Entry, wish: Wish) -> Result<Option<Asked>, Err
     let b = if wish.wants_reports { wire::WANTS_REPORTS } else { 0 };
     let call = Packet { kind: Kind::Connect, a: alongside_shm::VERSION, b, c: instance };
     match call.send(&control, &made.files()) {
-        Ok(()) => Ok(Some(Asked { entry: entry.clone(), control, owner, uid, made })),
-        Err(Errno::PIPE | Errno::CONNRESET) => Ok(None),
-        Err(errno) => Err(os(errno)),
+        // Hung up already: what the owner said before can still be read.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(os(errno)),
     }
+    Ok(Asked { entry: entry.clone(), control, owner, uid, made })
+}
+
+fn not_allowed(entry: &Entry) -> Error {
+    let (name, uid, me) = (&entry.name, entry.uid, own_uid());
+    Error::Denied(format!(
+        "{name:?} belongs to user {uid}, who has not allowed user {me}\n\
+         publish(..., allow=[{me}]) there would"
+    ))
 }
 
 impl Asked {
@@ -188,14 +198,7 @@ impl Asked {
             (Kind::Accept, _, Ok(ears)) => ears,
             (Kind::Refuse, wire::REFUSED_LAYOUT, _) => return Err(other_layout(packet.a)),
             (Kind::Refuse, wire::REFUSED_INSTANCE, _) => return Ok(None),
-            (Kind::Refuse, wire::REFUSED_USER, _) => {
-                return Err(Error::Denied(format!(
-                    "{:?} belongs to user {}, who has not allowed user {}",
-                    entry.name,
-                    entry.uid,
-                    own_uid()
-                )));
-            }
+            (Kind::Refuse, wire::REFUSED_USER, _) => return Err(not_allowed(&entry)),
             (Kind::Refuse, wire::REFUSED_REPORTS, _) => {
                 return Err(Error::Rule(format!(
                     "{:?} has no on_message, so there is no handler whose end could be waited for \

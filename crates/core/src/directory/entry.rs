@@ -6,7 +6,10 @@
 //! ```
 //! Whatever in it does not fit makes it no entry: it is passed over, and `doctor` says why.
 
+use std::fmt;
+
 use alongside_sys::Errno;
+use alongside_sys::process::Mark;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -33,6 +36,10 @@ pub struct Entry {
     pub life: String,
     /// That process.
     pub pid: u32,
+    /// The inode of its pidfd, where the kernel gives each process one of its own.
+    pub inode: Option<u64>,
+    /// When it began, in clock ticks since boot.
+    pub begun: Option<u64>,
     /// Its user.
     pub uid: u32,
     /// What it runs.
@@ -70,6 +77,21 @@ pub enum NoEntry {
     Version(u32),
     /// It does not mean what its name says, or nothing.
     Garbage(String),
+}
+
+impl fmt::Display for NoEntry {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoEntry::Unreadable(errno) => write!(to, "it cannot be read: {errno}"),
+            NoEntry::Foreign { uid, mode } => {
+                write!(to, "it belongs to user {uid} or others may write it (mode {mode:04o})")
+            }
+            NoEntry::Version(version) => {
+                write!(to, "it is of version {version}, this program knows {VERSION}")
+            }
+            NoEntry::Garbage(what) => write!(to, "it is no entry: {what}"),
+        }
+    }
 }
 
 impl NoEntry {
@@ -117,6 +139,11 @@ impl Entry {
         Ok(entry)
     }
 
+    /// What tells its process from all others that have its number at another time.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { inode: self.inode, begun: self.begun }
+    }
+
     /// What the file is called.
     pub(crate) fn file_name(number: u64, instance: u64) -> String {
         format!("{number:016x}-{instance:016x}")
@@ -160,6 +187,8 @@ pub(crate) mod tests {
             instance: hexadecimal(instance),
             life: hexadecimal(7),
             pid: 1,
+            inode: Some(5),
+            begun: None,
             uid: 0,
             executable: "/bin/true".into(),
             started: Some(1.5),

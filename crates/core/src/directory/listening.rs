@@ -16,6 +16,7 @@ use alongside_sys::{Errno, Fd, own_uid, socket};
 
 use crate::adopt::unexpected;
 use crate::directory::entry;
+use crate::directory::registration::{Allowed, Said};
 use crate::directory::store::Life;
 use crate::error::Error;
 use crate::halves::{Bells, Joined, Other};
@@ -65,6 +66,7 @@ pub struct Listener {
     name: String,
     instance: u64,
     reports: bool,
+    allow: Allowed,
     socket: Fd,
     set: PollSet,
     timer: Timer,
@@ -73,9 +75,9 @@ pub struct Listener {
 
 impl Listener {
     /// Listens; callers may come from now on. They can be told how messages were handled if it `reports`.
-    pub(crate) fn new(life: &Arc<Life>, instance: u64, reports: bool) -> Result<Listener, Error> {
+    pub(crate) fn new(life: &Arc<Life>, instance: u64, said: &Said<'_>) -> Result<Listener, Error> {
         let name = entry::hexadecimal(instance);
-        let socket = life.listen(&name)?;
+        let socket = life.listen(&name, !said.allow.is_empty())?;
         let os = Error::os("listening");
         let (set, timer) = (PollSet::new().map_err(&os)?, Timer::new().map_err(&os)?);
         set.add(&socket, LISTENING, Watch::Level).map_err(&os)?;
@@ -85,7 +87,8 @@ impl Listener {
             life: Arc::clone(life),
             name,
             instance,
-            reports,
+            reports: said.reports,
+            allow: said.allow.clone(),
             socket,
             set,
             timer,
@@ -123,7 +126,7 @@ impl Listener {
                 Err(errno) => return Err(Error::os("taking a connection")(errno)),
             };
             let Ok((pid, uid)) = socket::peer(&control) else { continue };
-            if uid != own_uid() && uid != 0 {
+            if !self.may_connect(&control, uid) {
                 refuse(&control, wire::REFUSED_USER);
                 continue;
             }
@@ -141,6 +144,14 @@ impl Listener {
             }
         }
         Ok(())
+    }
+
+    fn may_connect(&self, control: &OwnedFd, uid: u32) -> bool {
+        let is_of_group = || {
+            let groups = socket::peer_groups(control).unwrap_or_default();
+            self.allow.groups.iter().any(|allowed| groups.contains(allowed))
+        };
+        uid == own_uid() || uid == 0 || self.allow.users.contains(&uid) || is_of_group()
     }
 
     /// Drops the oldest caller of the user who has most of them.

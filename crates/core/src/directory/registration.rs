@@ -36,6 +36,23 @@ pub struct Said<'a> {
     pub connects: bool,
     /// Whether those who do can be told how messages were handled.
     pub reports: bool,
+    /// Who may, beside this user and root.
+    pub allow: Allowed,
+}
+
+/// Other users who may connect.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// These.
+    pub users: Vec<u32>,
+    /// All who are in one of these groups.
+    pub groups: Vec<u32>,
+}
+
+impl Allowed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
 }
 
 impl Registration {
@@ -49,13 +66,20 @@ impl Registration {
         checked(name)?;
         loop {
             let unique = format!("{name}/{}", unused());
-            if Sought::new(&unique, None, scope)?.first()?.is_none() {
+            if Sought::new(&unique, Some(own_uid()), None, scope)?.first()?.is_none() {
                 return Registration::of_name(checked(&unique)?, scope, said);
             }
         }
     }
 
     fn of_name(name: Name, scope: &Scope, said: &Said<'_>) -> Result<Registration, Error> {
+        if !scope.is_shared() && !said.allow.is_empty() {
+            return Err(Error::Rule(format!(
+                "nobody else can reach names of scope {:?}, whatever allow says\n\
+                 publish(..., scope=\"machine\") is for several users",
+                scope.name()
+            )));
+        }
         let life = Life::of_this_process(scope)?;
         let me = process::of_this();
         let now = since_epoch_s();
@@ -66,6 +90,8 @@ impl Registration {
             instance: entry::hexadecimal(instance),
             life: life.number().to_owned(),
             pid: own_pid(),
+            inode: me.mark.inode,
+            begun: me.mark.begun,
             uid: own_uid(),
             executable: me.executable,
             started: me.started_s,
@@ -80,7 +106,7 @@ impl Registration {
         let bytes = bytes(&entry)?;
         // Before anybody can see that it may be connected to.
         let listener =
-            if said.connects { Some(Listener::new(&life, instance, said.reports)?) } else { None };
+            if said.connects { Some(Listener::new(&life, instance, said)?) } else { None };
         life.publish(&file, &bytes)?;
         let listener = Mutex::new(listener.map(Arc::new));
         Ok(Registration { life, file, listener, entry: Mutex::new(Some(entry)) })
@@ -161,14 +187,19 @@ mod tests {
     use super::*;
     use crate::directory::seeking::running;
 
-    const SAID: Said<'_> =
-        Said { about: "a test", info: "{\"x\":1}", connects: false, reports: false };
+    const SAID: Said<'_> = Said {
+        about: "a test",
+        info: "{\"x\":1}",
+        connects: false,
+        reports: false,
+        allow: Allowed { users: Vec::new(), groups: Vec::new() },
+    };
 
     #[test]
     fn a_name_is_there_from_publish_to_revoke() {
         let scope = Scope::User;
         let name = format!("test/{}/{}", own_pid(), random().unwrap());
-        let find = |instance| Sought::new(&name, instance, &scope).unwrap().first().unwrap();
+        let find = |instance| Sought::new(&name, None, instance, &scope).unwrap().first().unwrap();
         assert!(find(None).is_none());
         let first = Registration::new(&name, &scope, &SAID).unwrap();
         let second = Registration::new(&name, &scope, &SAID).unwrap();
@@ -197,7 +228,7 @@ mod tests {
         for (name, info) in
             [("a//b", "{}"), ("ok", "{"), ("ok", &format!("\"{}\"", "x".repeat(5000)))]
         {
-            let said = Said { about: "", info, connects: true, reports: true };
+            let said = Said { about: "", info, connects: true, ..SAID };
             assert!(matches!(Registration::new(name, &scope, &said), Err(Error::Rule(_))));
         }
     }

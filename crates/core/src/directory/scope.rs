@@ -1,28 +1,51 @@
-//! Scopes: who shares a name, and in which directory of the file system that is.
+//! Scopes: who shares a name, and in which directories of the file system that is.
 //!
-//! | scope | directory |
+//! | scope | directories |
 //! |---|---|
 //! | user | `$XDG_RUNTIME_DIR/alongside/user`, else `/run/user/UID/alongside/user`, else `/tmp/alongside-UID/user` |
+//! | login | the same with `login-ID` instead of `user` |
+//! | machine | `/run/alongside/UID` or `/run/alongside/UID-…` of every user |
 //!
 //! A program may begin before its user's runtime directory appears, as a cron job does before a login: so
 //! all places that exist are looked at, and what lives in any of them counts; new things go into the first.
 //! A place counts only if it belongs to this user and nobody else may enter it.
+//!
+//! In the scope "machine" each user has a directory of its own in one that root has made, and its owner says
+//! whose it is, not its name: whoever takes the name of another's has taken nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alongside_sys::file::{self, Directory, Facts};
-use alongside_sys::{Errno, own_uid};
+use alongside_sys::{Errno, own_uid, random};
 
+use crate::directory::entry;
+use crate::directory::login;
+use crate::directory::store;
 use crate::error::Error;
+
+/// Where the users' directories of the scope "machine" stand; made by root.
+pub const MACHINE: &str = "/run/alongside";
+/// What others may not do in a place that is one user's alone, and in one that all may read.
+const NO_OTHERS: u32 = 0o077;
+const NO_OTHER_WRITERS: u32 = 0o022;
+/// Who may write here can put nothing in another's place.
+const STICKY: u32 = 0o1000;
+/// The permission bits of what is made.
+pub(crate) const ALL_MAY_READ: u32 = 0o755;
+const ONES_OWN: u32 = 0o700;
 
 /// Who shares a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// All programs of one user.
     User,
+    /// All programs of one login session of a user; which one, its id tells.
+    Login(String),
+    /// All programs of the machine. Each name belongs to a user.
+    Machine,
 }
 
-/// A directory that may hold a scope, and what is wrong with it if something is.
+/// A directory that may hold names of a scope, and what is wrong with it if something is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
     /// Where it is.
@@ -33,80 +56,262 @@ pub struct Place {
     pub refusal: Option<String>,
 }
 
+/// A directory in which names of a scope stand.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) directory: Directory,
+    /// Whose names they are.
+    pub(crate) owner: u32,
+}
+
 impl Scope {
-    /// Its directory within a place.
-    fn part(&self) -> &'static str {
-        match self {
-            Scope::User => "user",
+    /// The scope that is called so, of this program.
+    pub fn named(name: &str) -> Result<Scope, Error> {
+        match name {
+            "user" => Ok(Scope::User),
+            "machine" => Ok(Scope::Machine),
+            "login" => Ok(Scope::Login(login::id()?)),
+            _ => Err(Error::Rule(format!(
+                "scope is {name:?}, expected \"login\", \"user\" or \"machine\""
+            ))),
         }
     }
 
-    /// The places of this user, in the order in which they are tried. The last one can always be made.
-    fn paths(&self) -> Vec<PathBuf> {
-        let uid = own_uid();
-        let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let usual = PathBuf::from(format!("/run/user/{uid}"));
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for base in named.into_iter().filter(|path| path.is_absolute()).chain([usual]) {
-            let path = base.join("alongside");
-            // Made only where the runtime directory is there, and this user's alone.
-            if refusal(&file::facts(&base)).is_none() && !paths.contains(&path) {
-                paths.push(path);
-            }
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scope::User => "user",
+            Scope::Login(_) => "login",
+            Scope::Machine => "machine",
         }
-        paths.push(PathBuf::from(format!("/tmp/alongside-{uid}")));
-        paths
+    }
+
+    /// Whether other users take part.
+    pub(crate) fn is_shared(&self) -> bool {
+        *self == Scope::Machine
     }
 
     /// What is known of all places.
     pub fn places(&self) -> Vec<Place> {
+        if self.is_shared() {
+            return machine_places();
+        }
         let place = |path: PathBuf| {
             let found = file::facts(&path);
-            let refusal = refusal(&found).filter(|_| found != Err(Errno::NOENT));
-            Place { path, found, refusal }
+            let refusal = refusal(&found, own_uid(), NO_OTHERS);
+            Place { path, refusal: refusal.filter(|_| found != Err(Errno::NOENT)), found }
         };
-        self.paths().into_iter().map(place).collect()
+        paths().into_iter().map(place).collect()
     }
 
     /// The directories that there are.
-    pub(crate) fn existing(&self) -> Vec<Directory> {
-        let here = |path: &PathBuf| refusal(&file::facts(path)).is_none();
-        let paths = self.paths().into_iter().filter(here).map(|path| path.join(self.part()));
-        paths.filter_map(|path| Directory::open(&path).ok().filter(is_ours)).collect()
+    pub(crate) fn existing(&self) -> Vec<Home> {
+        if self.is_shared() {
+            return machine().and_then(|all| homes(&all)).unwrap_or_default();
+        }
+        let owner = own_uid();
+        let is_right = |found: Result<Facts, Errno>| refusal(&found, owner, NO_OTHERS).is_none();
+        let here = paths().into_iter().filter(|path| is_right(file::facts(path)));
+        let parts = here.filter_map(|path| Directory::open(&path.join(self.part())).ok());
+        let ours = parts.filter(|directory| is_right(directory.facts()));
+        ours.map(|directory| Home { directory, owner }).collect()
     }
 
     /// The directory in which new things are made.
-    pub(crate) fn first(&self) -> Result<Directory, Error> {
-        let Some(path) = self.paths().into_iter().next() else {
+    pub(crate) fn first(&self) -> Result<Home, Error> {
+        let owner = own_uid();
+        if self.is_shared() {
+            return own_home(&machine()?, owner);
+        }
+        let Some(path) = paths().into_iter().next() else {
             unreachable!("there is always the last one")
         };
         file::make_directory(&path).map_err(Error::file(&path))?;
         let directory = Directory::open(&path).map_err(Error::file(&path))?;
-        let facts = directory.facts();
-        if let Some(refusal) = refusal(&facts) {
+        if let Some(refusal) = refusal(&directory.facts(), owner, NO_OTHERS) {
             return Err(Error::Denied(format!("{}: {refusal}", path.display())));
         }
-        directory.part(self.part()).map_err(Error::file(&path))
+        let directory = directory.part(&self.part()).map_err(Error::file(&path))?;
+        Ok(Home { directory, owner })
+    }
+
+    /// Whether there can be such a scope here.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_shared() { machine().map(drop) } else { self.first().map(drop) }
+    }
+
+    /// The directories in which a further place of this scope may appear.
+    pub(crate) fn cradles(&self) -> Vec<PathBuf> {
+        if self.is_shared() {
+            return vec![MACHINE.into()];
+        }
+        // What comes after the place in which new things are made can only be another's first one.
+        let missing = bases().into_iter().take_while(|base| is_missing(base));
+        missing.filter_map(|base| deepest_existing(&base)).collect()
+    }
+
+    /// What its directory is called in a user's place.
+    fn part(&self) -> String {
+        match self {
+            Scope::Login(id) => format!("login-{id}"),
+            other => other.name().into(),
+        }
     }
 }
 
-fn is_ours(directory: &Directory) -> bool {
-    refusal(&directory.facts()).is_none()
+// ---- one user's ----------------------------------------------------------------------------------
+
+/// The runtime directories that this user may have.
+fn bases() -> Vec<PathBuf> {
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let usual = PathBuf::from(format!("/run/user/{}", own_uid()));
+    let mut bases: Vec<PathBuf> = named.into_iter().filter(|path| path.is_absolute()).collect();
+    if !bases.contains(&usual) {
+        bases.push(usual);
+    }
+    bases
 }
 
-/// Why nothing in a directory counts.
-fn refusal(found: &Result<Facts, Errno>) -> Option<String> {
-    let me = own_uid();
+/// A runtime directory counts where it is there, and this user's alone.
+fn is_missing(base: &Path) -> bool {
+    refusal(&file::facts(base), own_uid(), NO_OTHERS).is_some()
+}
+
+/// The places of this user, in the order in which they are tried. The last one can always be made.
+fn paths() -> Vec<PathBuf> {
+    let here = bases().into_iter().filter(|base| !is_missing(base));
+    let mut paths: Vec<PathBuf> = here.map(|base| base.join("alongside")).collect();
+    paths.push(PathBuf::from(format!("/tmp/alongside-{}", own_uid())));
+    paths
+}
+
+/// The directory whose change makes a path appear.
+fn deepest_existing(path: &Path) -> Option<PathBuf> {
+    path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()).map(Path::to_owned)
+}
+
+// ---- the machine's -------------------------------------------------------------------------------
+
+/// The directory that root has made for all users.
+fn machine() -> Result<Directory, Error> {
+    let path = Path::new(MACHINE);
+    let directory = match Directory::open(path) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => {
+            return Err(Error::NoScope(format!(
+                "this machine is not set up for the scope \"machine\": there is no {MACHINE}\n\
+                 root makes it with: alongside setup-machine"
+            )));
+        }
+        Err(errno) => return Err(Error::File(path.to_owned(), errno)),
+    };
+    match machine_refusal(&directory.facts()) {
+        None => Ok(directory),
+        Some(refusal) => Err(Error::NoScope(format!(
+            "{MACHINE}: {refusal}\nroot mends it with: alongside setup-machine"
+        ))),
+    }
+}
+
+fn machine_refusal(found: &Result<Facts, Errno>) -> Option<String> {
+    match found {
+        Ok(facts) if facts.mode & NO_OTHER_WRITERS != 0 && facts.mode & STICKY == 0 => {
+            Some(format!("users can remove each other's directories (mode {:04o})", facts.mode))
+        }
+        found => refusal(found, 0, 0),
+    }
+}
+
+/// The user that a directory is named after.
+fn named_user(name: &str) -> Option<u32> {
+    let digits = name.split('-').next()?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    if is_number { digits.parse().ok() } else { None }
+}
+
+fn homes(all: &Directory) -> Result<Vec<Home>, Error> {
+    let names = all.names().map_err(Error::file(all.path()))?;
+    let mut homes = Vec::new();
+    for name in names.iter().filter_map(|name| name.to_str().ok()) {
+        let Some(owner) = named_user(name) else { continue };
+        let Ok(directory) = all.existing_part(name) else { continue };
+        if refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none() {
+            homes.push(Home { directory, owner });
+        }
+    }
+    homes.sort_by(|one, other| one.directory.path().cmp(other.directory.path()));
+    Ok(homes)
+}
+
+/// This user's directory, made if there is none.
+fn own_home(all: &Directory, owner: u32) -> Result<Home, Error> {
+    if let Some(home) = homes(all)?.into_iter().find(|home| home.owner == owner) {
+        return Ok(home);
+    }
+    let failed = Error::file(all.path());
+    let number = entry::hexadecimal(random().map_err(&failed)?);
+    // It is complete when it gets its name.
+    let draft = format!(".{owner}-{number}");
+    let directory = all.make(&draft, ALL_MAY_READ).map_err(&failed)?;
+    for part in [store::NAMES, store::SOCKETS] {
+        directory.make(part, ALL_MAY_READ).map_err(&failed)?;
+    }
+    directory.make(store::LIVES, ONES_OWN).map_err(&failed)?;
+    // Its plain name, unless somebody else has taken that.
+    let mut outcome = Err(failed(Errno::EXIST));
+    for name in [owner.to_string(), format!("{owner}-{number}")] {
+        match all.rename_unless_taken(&draft, &name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => outcome = Err(failed(errno)),
+        }
+        if let Ok(directory) = all.existing_part(&name)
+            && refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none()
+        {
+            outcome = Ok(Home { directory, owner });
+            break;
+        }
+    }
+    // Another program of this user may have been first.
+    all.remove_tree(&draft, &[store::NAMES, store::SOCKETS, store::LIVES]);
+    outcome
+}
+
+fn machine_places() -> Vec<Place> {
+    let path = PathBuf::from(MACHINE);
+    let found = file::facts(&path);
+    let refusal_of_all = machine_refusal(&found).filter(|_| found != Err(Errno::NOENT));
+    let mut places = vec![Place { path: path.clone(), refusal: refusal_of_all, found }];
+    let names = Directory::open(&path).and_then(|all| all.names()).unwrap_or_default();
+    for name in names.iter().filter_map(|name| name.to_str().ok()) {
+        let (path, owner) = (path.join(name), named_user(name));
+        let found = file::facts(&path);
+        let refusal = match owner {
+            Some(owner) => refusal(&found, owner, NO_OTHER_WRITERS),
+            None => Some("it is named after no user".into()),
+        };
+        places.push(Place { path, found, refusal });
+    }
+    places
+}
+
+/// Why nothing in a directory counts that has to be this user's, with nothing of `closed` open.
+fn refusal(found: &Result<Facts, Errno>, owner: u32, closed: u32) -> Option<String> {
     match found {
         Err(errno) => Some(format!("{errno}")),
         Ok(facts) if !facts.is_directory => Some("it is no directory".into()),
-        Ok(facts) if facts.uid != me => {
-            Some(format!("it belongs to user {}, this program runs as user {me}", facts.uid))
+        Ok(facts) if facts.uid != owner => {
+            Some(format!("it belongs to user {}, not to user {owner}", facts.uid))
         }
-        Ok(facts) if facts.mode & 0o077 != 0 => Some(format!(
-            "others may enter it (mode {:04o})\nchmod 700 makes it private",
-            facts.mode
-        )),
+        Ok(facts) if facts.mode & closed != 0 => {
+            let (what, mode) = match closed {
+                NO_OTHERS => ("enter", "700"),
+                _ => ("write", "755"),
+            };
+            Some(format!(
+                "others may {what} it (mode {:04o})\nchmod {mode} makes it right",
+                facts.mode
+            ))
+        }
         Ok(_) => None,
     }
 }

@@ -1,6 +1,9 @@
 //! Looking names up.
 
+use alongside_sys::own_uid;
+
 use crate::directory::calling::{Call, Wish};
+use crate::directory::entry::Entry;
 use crate::directory::name::{self, Name, Pattern};
 use crate::directory::scope::Scope;
 use crate::directory::store::{Flaw, Found, Store};
@@ -27,24 +30,69 @@ pub fn flaws(scope: &Scope) -> Result<Vec<Flaw>, Error> {
     Ok(flaws)
 }
 
+fn user_id(user: &str) -> Result<u32, Error> {
+    match user.parse() {
+        Ok(uid) => Ok(uid),
+        Err(_) => match alongside_sys::user_id(user).map_err(Error::os("looking a user up"))? {
+            Some(uid) => Ok(uid),
+            None => Err(Error::Rule(format!("there is no user {user:?} here"))),
+        },
+    }
+}
+
 /// Checks the rules for names.
 pub(crate) fn checked(name: &str) -> Result<Name, Error> {
     Name::new(name).map_err(|rule| Error::Rule(format!("{name:?} is no name: {rule}")))
 }
 
 /// A name that is looked for, and which of its registrations are meant.
+///
+/// In the scope "machine" a name is each user's own. Unless an owner is said, root's is meant, then one's
+/// own, and nobody else's: another user can publish the name, too, and would be taken for who is not.
 #[derive(Clone, Debug)]
 pub struct Sought {
     name: Name,
+    owner: Option<u32>,
     instance: Option<String>,
     scope: Scope,
 }
 
 impl Sought {
-    /// The registrations of a name, or the one with this instance.
-    pub fn new(name: &str, instance: Option<&str>, scope: &Scope) -> Result<Sought, Error> {
-        let (name, scope) = (checked(name)?, scope.clone());
-        Ok(Sought { name, instance: instance.map(str::to_owned), scope })
+    /// The registrations of a name, which may be a `name@user`, or the one with this instance.
+    pub fn new(
+        name: &str,
+        owner: Option<u32>,
+        instance: Option<&str>,
+        scope: &Scope,
+    ) -> Result<Sought, Error> {
+        let (name, named) = match name.split_once('@') {
+            Some((name, user)) => (checked(name)?, Some(user_id(user)?)),
+            None => (checked(name)?, None),
+        };
+        if let (Some(owner), Some(named)) = (owner, named)
+            && owner != named
+        {
+            let text = format!("{name}@{named}, and owner is user {owner}: name one of them");
+            return Err(Error::Rule(text));
+        }
+        let owner = owner.or(named);
+        if !scope.is_shared() && owner.is_some_and(|owner| owner != own_uid()) {
+            return Err(Error::Rule(format!(
+                "names of scope {:?} are this user's own\nscope=\"machine\" has those of others",
+                scope.name()
+            )));
+        }
+        let (scope, instance) = (scope.clone(), instance.map(str::to_owned));
+        Ok(Sought { name, owner, instance, scope })
+    }
+
+    /// How good an entry's owner is, the best first; none if it is not meant.
+    fn rank(&self, uid: u32) -> Option<u8> {
+        match self.owner {
+            Some(owner) => (uid == owner).then_some(0),
+            None if uid == 0 => Some(0),
+            None => (uid == own_uid()).then_some(1),
+        }
     }
 
     /// Those that are meant, the oldest first.
@@ -53,6 +101,11 @@ impl Sought {
         let mut found = look(&self.scope, Some(self.name.number()), &|other| other == name)?;
         let wanted = self.instance.as_ref();
         found.retain(|found| wanted.is_none_or(|wanted| found.entry.instance == *wanted));
+        if self.scope.is_shared() {
+            found.retain(|found| self.rank(found.entry.uid).is_some());
+            // Stable: among one user's the oldest stays the first.
+            found.sort_by_key(|found| self.rank(found.entry.uid));
+        }
         Ok(found)
     }
 
@@ -79,6 +132,10 @@ impl Sought {
     /// The error if there is none: it mentions names that are nearly the same.
     pub fn not_found(&self) -> Error {
         let name = self.name.as_str();
+        let shown = |entry: &Entry| match self.rank(entry.uid) {
+            None if self.scope.is_shared() => format!("{}@{}", entry.name, entry.uid),
+            _ => entry.name.clone(),
+        };
         let all = running("*", &self.scope).unwrap_or_default();
         let mut near: Vec<(usize, String)> = Vec::new();
         for Found { entry, .. } in all {
@@ -88,8 +145,9 @@ impl Sought {
                 None if entry.name.starts_with(name) => NEAR,
                 None => continue,
             };
-            if !near.iter().any(|(_, known)| *known == entry.name) {
-                near.push((away, entry.name));
+            let shown = shown(&entry);
+            if !near.iter().any(|(_, known)| *known == shown) {
+                near.push((away, shown));
             }
         }
         near.sort();
@@ -115,6 +173,10 @@ fn look(
     is_meant: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Found>, Error> {
     let mut all = Vec::new();
+    if scope.is_shared() {
+        // Where that is not set up nothing is found, but nobody should believe that it was looked for.
+        scope.check()?;
+    }
     for store in Store::existing(scope) {
         let mut alive = |found: Found| {
             if is_meant(&found.entry.name) {
@@ -135,15 +197,16 @@ mod tests {
     use alongside_sys::random;
 
     use super::*;
-    use crate::directory::registration::{Registration, Said};
+    use crate::directory::registration::{Allowed, Registration, Said};
 
     #[test]
     fn near_misses_are_named() {
         let scope = Scope::User;
         let name = format!("near/{}", random().unwrap());
-        let said = Said { about: "", info: "{}", connects: false, reports: false };
+        let allow = Allowed::default();
+        let said = Said { about: "", info: "{}", connects: false, reports: false, allow };
         let own = Registration::new(&name, &scope, &said).unwrap();
-        let sought = Sought::new(&format!("{name}x"), None, &scope).unwrap();
+        let sought = Sought::new(&format!("{name}x"), None, None, &scope).unwrap();
         let Error::NotFound(text) = sought.not_found() else { panic!() };
         assert!(text.contains(&format!("there is {name:?}")), "{text}");
         own.revoke().unwrap();

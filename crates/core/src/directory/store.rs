@@ -5,12 +5,16 @@
 //! names/NUMBER-INSTANCE   an entry, which names its life
 //! sockets/INSTANCE        where those who connect to it come in, if anybody may
 //! ```
+//! Other users' directories can be read in the scope "machine", but their lives not: that one of their
+//! processes lives is told by its pidfd, whose inode the entry names.
+//!
 //! # Invariants
 //! * **D1** a file is complete before it has its name; a life is locked before it has its own.
 //! * **D2** the numbers of lives and instances are random and never used again, so what was seen dead stays
 //!   dead, and may be removed by anybody at any time.
 //! * **D3** an entry counts only while its life is locked. Nothing else says that its process lives: a
-//!   process's number, or a time, may be another's by now.
+//!   process's number, or a time, may be another's by now. (For other users' entries: only while the process
+//!   with its number is the one that it marks.)
 //!
 //! Names need no lock here, for any number of programs may publish the same.
 
@@ -21,10 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alongside_sys::file::{self, Directory, Hold};
 use alongside_sys::lock::Timed;
+use alongside_sys::process::Process;
 use alongside_sys::{Errno, Fd, fork, own_uid, random, socket};
 
 use crate::directory::entry::{self, Entry, FileName, NoEntry};
-use crate::directory::scope::Scope;
+use crate::directory::scope::{ALL_MAY_READ, Home, Scope};
 use crate::error::Error;
 
 /// The bytes of a life file that its process has locked.
@@ -32,12 +37,24 @@ const LIFE: (u64, u64) = (0, 1);
 /// So many dead entries are removed by who meets them; more are left to the next.
 const SWEPT_AT_ONCE: usize = 64;
 
-/// A scope's directory.
+/// The permission bits of files.
+const ONES_OWN: u32 = 0o600;
+const ALL_READ: u32 = 0o644;
+
+/// What the directories are called.
+pub(crate) const NAMES: &str = "names";
+pub(crate) const LIVES: &str = "lives";
+pub(crate) const SOCKETS: &str = "sockets";
+
+/// One user's directory in a scope.
 #[derive(Debug)]
 pub(crate) struct Store {
+    scope: Scope,
     names: Directory,
-    lives: Directory,
+    /// None if it is another user's: only the user's own programs may lock lives, or ask for locks.
+    lives: Option<Directory>,
     sockets: Directory,
+    owner: u32,
 }
 
 /// An entry that was found, and where.
@@ -47,13 +64,15 @@ pub struct Found {
     pub entry: Entry,
     /// Its file.
     pub path: PathBuf,
+    /// The scope in which it was found.
+    pub scope: Scope,
 }
 
 impl Found {
     /// Connects to its socket.
     pub(crate) fn connect(&self) -> Result<OwnedFd, Errno> {
         let store = self.path.parent().and_then(Path::parent).ok_or(Errno::NOENT)?;
-        socket::connect(&Directory::open(&store.join("sockets"))?, &self.entry.instance)
+        socket::connect(&Directory::open(&store.join(SOCKETS))?, &self.entry.instance)
     }
 }
 
@@ -67,27 +86,40 @@ pub struct Flaw {
 }
 
 impl Store {
-    fn new(scope: &Directory) -> Result<Store, Error> {
-        let part = |name| scope.part(name).map_err(Error::file(&scope.path().join(name)));
-        Ok(Store { names: part("names")?, lives: part("lives")?, sockets: part("sockets")? })
+    pub(crate) fn new(scope: &Scope, home: &Home) -> Result<Store, Error> {
+        let is_own = home.owner == own_uid();
+        let part = |name: &str| {
+            let opened = match home.directory.existing_part(name) {
+                Err(Errno::NOENT) if is_own && scope.is_shared() && name != LIVES => {
+                    home.directory.make(name, ALL_MAY_READ)
+                }
+                Err(Errno::NOENT) if is_own => home.directory.part(name),
+                opened => opened,
+            };
+            opened.map_err(Error::file(&home.directory.path().join(name)))
+        };
+        let lives = if is_own { Some(part(LIVES)?) } else { None };
+        let (names, sockets) = (part(NAMES)?, part(SOCKETS)?);
+        Ok(Store { scope: scope.clone(), names, lives, sockets, owner: home.owner })
     }
 
     /// The stores that there are. One that cannot be opened is none.
     pub(crate) fn existing(scope: &Scope) -> Vec<Store> {
-        scope.existing().iter().filter_map(|directory| Store::new(directory).ok()).collect()
+        scope.existing().iter().filter_map(|home| Store::new(scope, home).ok()).collect()
     }
 
     /// The store in which new things are made.
     pub(crate) fn first(scope: &Scope) -> Result<Store, Error> {
-        Store::new(&scope.first()?)
+        Store::new(scope, &scope.first()?)
     }
 
     /// Removes the lives of dead processes: those whose entries were all revoked are met by nobody else.
     fn sweep_lives(&self) {
-        let names = self.lives.names().unwrap_or_default();
+        let Some(lives) = &self.lives else { return };
+        let names = lives.names().unwrap_or_default();
         for name in names.iter().filter_map(|name| name.to_str().ok()) {
-            if entry::number(name).is_some() && self.is_alive(name) == Ok(false) {
-                let _ = self.lives.remove(name);
+            if entry::number(name).is_some() && is_alive(lives, name) == Ok(false) {
+                let _ = lives.remove(name);
             }
         }
     }
@@ -104,38 +136,44 @@ impl Store {
         parts: &FileName,
     ) -> Result<Option<Entry>, Error> {
         match self.read(file, parts) {
-            Ok(entry) if self.is_alive(&entry.life)? => Ok(Some(entry)),
+            Ok(entry) if self.is_living(&entry)? => Ok(Some(entry)),
             _ => Ok(None),
         }
     }
 
-    /// Removes what belongs to a dead process.
+    /// Removes what belongs to a dead process of this user.
     pub(crate) fn sweep(&self, file: &str, entry: &Entry) {
+        let Some(lives) = &self.lives else { return };
         let _ = self.names.remove(file);
-        let _ = self.lives.remove(&entry.life);
+        let _ = lives.remove(&entry.life);
         let _ = self.sockets.remove(&entry.instance);
     }
 
-    /// Whether the process with this life lives. An error says neither: nothing is removed for it.
-    pub(crate) fn is_alive(&self, life: &str) -> Result<bool, Error> {
-        let failed = |errno| Error::File(self.lives.path().join(life), errno);
-        match self.lives.file(life) {
-            Ok((_, facts)) if facts.uid != own_uid() => Ok(false),
-            Ok((file, _)) => file::is_held(&file, Hold::Shared, LIFE.0, LIFE.1).map_err(failed),
-            // A link, a FIFO or a directory in its place is no life.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(false),
-            Err(errno) => Err(failed(errno)),
+    /// Whether the process of an entry lives. An error says neither: nothing is removed for it.
+    pub(crate) fn is_living(&self, entry: &Entry) -> Result<bool, Error> {
+        if let Some(lives) = &self.lives {
+            return is_alive(lives, &entry.life);
+        }
+        // Another user's locks are not to be asked for: who may open the file to ask could lock it, too,
+        // and so make the dead seem alive.
+        match Process::open(entry.pid) {
+            Ok(process) => Ok(process.is_living(entry.mark())),
+            Err(Errno::SRCH) => Ok(false),
+            Err(errno) => Err(Error::os("asking for a process")(errno)),
         }
     }
 
     /// Reads the entry with this name, whether its process lives or not.
     fn read(&self, name: &str, parts: &FileName) -> Result<Entry, NoEntry> {
         let (file, facts) = self.names.file(name).map_err(NoEntry::Unreadable)?;
-        if facts.uid != own_uid() || facts.mode & 0o022 != 0 {
+        if facts.uid != self.owner || facts.mode & 0o022 != 0 {
             return Err(NoEntry::Foreign { uid: facts.uid, mode: facts.mode });
         }
         let bytes = file::read(file, entry::MOST_BYTES).map_err(NoEntry::Unreadable)?;
-        Entry::from_bytes(parts, &bytes)
+        match Entry::from_bytes(parts, &bytes)? {
+            entry if entry.uid == self.owner => Ok(entry),
+            _ => Err(NoEntry::Garbage("it speaks for another user".into())),
+        }
     }
 
     /// Looks at all files whose name's number is wanted; removes some of the dead.
@@ -169,7 +207,7 @@ impl Store {
             let is_alive = match lives.get(&entry.life) {
                 Some(known) => *known,
                 None => {
-                    let is_alive = self.is_alive(&entry.life)?;
+                    let is_alive = self.is_living(&entry)?;
                     lives.insert(entry.life.clone(), is_alive);
                     is_alive
                 }
@@ -177,7 +215,7 @@ impl Store {
             // A name with a dot is a change under way: it counts when it has replaced the entry.
             match is_alive {
                 true if name.starts_with('.') => {}
-                true => alive(Found { entry, path: path() }),
+                true => alive(Found { entry, path: path(), scope: self.scope.clone() }),
                 false => {
                     if swept < SWEPT_AT_ONCE {
                         swept += 1;
@@ -188,6 +226,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the process with this life lives.
+fn is_alive(lives: &Directory, life: &str) -> Result<bool, Error> {
+    let failed = |errno| Error::File(lives.path().join(life), errno);
+    match lives.file(life) {
+        Ok((_, facts)) if facts.uid != own_uid() => Ok(false),
+        Ok((file, _)) => file::is_held(&file, Hold::Shared, LIFE.0, LIFE.1).map_err(failed),
+        // A link, a FIFO or a directory in its place is no life.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(false),
+        Err(errno) => Err(failed(errno)),
     }
 }
 
@@ -205,11 +255,11 @@ pub(crate) struct Life {
 }
 
 /// Those of this process, and of which generation they are.
-static LIVES: Timed<Vec<(u32, Arc<Life>)>> = Timed::new(Vec::new());
+static OURS: Timed<Vec<(u32, Arc<Life>)>> = Timed::new(Vec::new());
 
 /// Leaves all directories: the process is about to end.
 pub(crate) fn leave_all() {
-    let lives = std::mem::take(&mut *LIVES.lock_for_sure());
+    let lives = std::mem::take(&mut *OURS.lock_for_sure());
     lives.iter().for_each(|(_, life)| life.leave());
 }
 
@@ -217,14 +267,14 @@ impl Life {
     /// The one of this process in a scope, made if there is none.
     pub(crate) fn of_this_process(scope: &Scope) -> Result<Arc<Life>, Error> {
         let store = Store::first(scope)?;
-        let mut lives = LIVES.lock_for_sure();
+        let mut lives = OURS.lock_for_sure();
         // Not the parent's, in a forked child; nor those of places that are not in use any more.
         lives.retain(|(generation, life)| {
-            let is_here = life.store.lives.path() == store.lives.path();
+            let is_here = life.store.names.path() == store.names.path();
             *generation == fork::generation() && (is_here || Arc::strong_count(life) > 1)
         });
         let is_here = |life: &Life| {
-            life.store.lives.path() == store.lives.path() && life.is_in_its_place(&store)
+            life.store.names.path() == store.names.path() && life.is_in_its_place(&store)
         };
         if let Some((_, life)) = lives.iter().find(|(_, life)| is_here(life)) {
             return Ok(Arc::clone(life));
@@ -236,15 +286,16 @@ impl Life {
 
     fn begin(store: Store) -> Result<Life, Error> {
         store.sweep_lives();
-        let path = store.lives.path().to_owned();
+        let Some(lives) = &store.lives else { unreachable!("the store is this user's own") };
+        let path = lives.path().to_owned();
         let failed = Error::file(&path);
-        let file = store.lives.nameless().map_err(&failed)?;
+        let file = lives.nameless(ONES_OWN).map_err(&failed)?;
         // D1: locked before it has a name.
         if !file::lock(&file, Hold::Alone, LIFE.0, LIFE.1).map_err(&failed)? {
             return Err(failed(Errno::AGAIN));
         }
         let number = entry::hexadecimal(random().map_err(&failed)?);
-        store.lives.name(&file, &number).map_err(&failed)?;
+        lives.name(&file, &number).map_err(&failed)?;
         let lock = Fd::new(file).map_err(&failed)?;
         Ok(Life { store, number, lock, files: Mutex::default(), sockets: Mutex::default() })
     }
@@ -252,8 +303,9 @@ impl Life {
     /// Whether nobody has taken its file, or the directory, away.
     fn is_in_its_place(&self, store: &Store) -> bool {
         let mine = file::facts_of(&self.lock).map(|facts| facts.inode);
-        let found = store.lives.file(&self.number).map(|(_, facts)| facts.inode);
-        found.is_ok() && found == mine
+        let found = store.lives.as_ref().map(|lives| lives.file(&self.number));
+        let found = found.and_then(Result::ok).map(|(_, facts)| facts.inode);
+        found.is_some() && found == mine.ok()
     }
 
     /// Its number, by which entries name it.
@@ -264,7 +316,8 @@ impl Life {
     /// Makes an entry visible.
     pub(crate) fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let failed = Error::file(self.store.names.path());
-        let file = self.store.names.nameless().map_err(&failed)?;
+        let mode = if self.store.scope.is_shared() { ALL_READ } else { ONES_OWN };
+        let file = self.store.names.nameless(mode).map_err(&failed)?;
         file::write(&file, bytes).map_err(&failed)?;
         self.files().insert(name.to_owned());
         self.store.names.name(&file, name).map_err(&failed)
@@ -292,9 +345,9 @@ impl Life {
     }
 
     /// Makes a socket to which others connect.
-    pub(crate) fn listen(&self, name: &str) -> Result<Fd, Error> {
+    pub(crate) fn listen(&self, name: &str, for_all: bool) -> Result<Fd, Error> {
         let failed = Error::file(self.store.sockets.path());
-        let socket = socket::listen(&self.store.sockets, name).map_err(&failed)?;
+        let socket = socket::listen(&self.store.sockets, name, for_all).map_err(&failed)?;
         self.listening().insert(name.to_owned());
         Fd::new(socket).map_err(failed)
     }
@@ -320,7 +373,9 @@ impl Life {
         for name in std::mem::take(&mut *self.listening()) {
             let _ = self.store.sockets.remove(&name);
         }
-        let _ = self.store.lives.remove(&self.number);
+        if let Some(lives) = &self.store.lives {
+            let _ = lives.remove(&self.number);
+        }
     }
 }
 

@@ -4,6 +4,10 @@
 //! (a pidfd for each that has names here). What it tells is only where to look: whether an entry is alive
 //! is asked as ever, so a picture is true whatever was missed. When more happened than was kept, all is
 //! looked at anew, and what has changed meanwhile is told as if it had been seen.
+//!
+//! A scope's directories may appear while the watch is open: the user's runtime directory at a login, another
+//! user's directory when that one first publishes. So the directories in which that can happen are listened
+//! to as well, if there are any.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::CStr;
@@ -58,12 +62,26 @@ struct Owner {
     files: BTreeSet<String>,
 }
 
+/// A store that is listened to.
+#[derive(Debug)]
+struct Place {
+    store: Store,
+    /// Its number at the inotify.
+    number: i32,
+    /// The number of its directory of names; another one of the same path has another one.
+    inode: u64,
+}
+
 #[derive(Debug, Default)]
 struct Picture {
+    /// Those that there are, and those that there were.
+    places: Vec<Place>,
+    /// The directories in which further ones may appear, by their number at the inotify.
+    cradles: BTreeSet<i32>,
     /// By file: which store it is in, and what it says.
     known: BTreeMap<String, (usize, Entry)>,
-    /// By life.
-    owners: BTreeMap<String, Owner>,
+    /// By user and life: one user's word about a life is not another's.
+    owners: BTreeMap<(u32, String), Owner>,
     owners_ever: u64,
     changes: VecDeque<Change>,
     is_closed: bool,
@@ -72,10 +90,8 @@ struct Picture {
 /// A picture of the names that fit, kept up with what happens to them.
 #[derive(Debug)]
 pub struct Watch {
+    scope: Scope,
     pattern: Pattern,
-    stores: Vec<Store>,
-    /// The number of each store at the inotify.
-    numbers: Vec<i32>,
     inotify: Inotify,
     set: PollSet,
     beacon: Beacon,
@@ -87,25 +103,49 @@ impl Watch {
     pub fn new(pattern: &str, scope: &Scope) -> Result<Watch, Error> {
         let os = Error::os("watching names");
         // There has to be a directory in which something could appear.
-        Store::first(scope)?;
-        let stores = Store::existing(scope);
+        scope.check()?;
         let (inotify, set) = (Inotify::new().map_err(&os)?, PollSet::new().map_err(&os)?);
         let beacon = Beacon::new().map_err(&os)?;
-        let listen =
-            |store: &Store| inotify.watch(store.names()).map_err(Error::file(store.names().path()));
-        let numbers = stores.iter().map(listen).collect::<Result<Vec<i32>, Error>>()?;
         set.add(&inotify, DIRECTORIES, Readiness::Level).map_err(&os)?;
         set.add(&beacon, BEACON, Readiness::Level).map_err(&os)?;
-        let pattern = Pattern::new(pattern);
-        let picture = Mutex::default();
-        let watch = Watch { pattern, stores, numbers, inotify, set, beacon, picture };
+        let (scope, pattern) = (scope.clone(), Pattern::new(pattern));
+        let watch = Watch { scope, pattern, inotify, set, beacon, picture: Mutex::default() };
         {
-            // After the kernel has begun to tell: nothing falls between.
             let mut picture = watch.picture();
+            watch.settle(&mut picture)?;
             watch.look_at_all(&mut picture, true)?;
             watch.show(&picture);
         }
         Ok(watch)
+    }
+
+    /// Listens to all directories that there are; true if there are new ones. What is in them has to be
+    /// looked at after the kernel has begun to tell: so nothing falls between.
+    fn settle(&self, picture: &mut Picture) -> Result<bool, Error> {
+        // Before it is looked what there is: what appears later is told.
+        for cradle in self.scope.cradles() {
+            match self.inotify.watch_arrivals(&cradle) {
+                Ok(number) => drop(picture.cradles.insert(number)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Error::File(cradle, errno)),
+            }
+        }
+        let before = picture.places.len();
+        for store in Store::existing(&self.scope) {
+            let path = store.names().path().to_owned();
+            let failed = Error::file(&path);
+            let inode = store.names().facts().map_err(&failed)?.inode;
+            if !picture.places.iter().any(|place| place.inode == inode) {
+                let number = self.inotify.watch(store.names()).map_err(&failed)?;
+                picture.places.push(Place { store, number, inode });
+            }
+        }
+        Ok(picture.places.len() > before)
+    }
+
+    /// Whose names they are.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     fn picture(&self) -> MutexGuard<'_, Picture> {
@@ -162,6 +202,13 @@ impl Watch {
                 DIRECTORIES => {
                     for told in self.inotify.read().map_err(&os)? {
                         match told {
+                            Told::Name(number, _) if picture.cradles.contains(&number) => {
+                                // There may be a better place for new things now.
+                                self.scope.check()?;
+                                if self.settle(picture)? {
+                                    self.look_at_all(picture, false)?;
+                                }
+                            }
                             Told::Name(number, name) => self.hear(picture, number, &name)?,
                             Told::Lost => self.look_at_all(picture, false)?,
                         }
@@ -174,7 +221,7 @@ impl Watch {
     }
 
     fn hear(&self, picture: &mut Picture, number: i32, name: &CStr) -> Result<(), Error> {
-        let place = self.numbers.iter().position(|known| *known == number);
+        let place = picture.places.iter().position(|place| place.number == number);
         match (place, name.to_str()) {
             (Some(place), Ok(name)) => self.look_at(picture, place, name, false),
             _ => Ok(()),
@@ -184,7 +231,7 @@ impl Watch {
     /// Looks at every entry that there is, and at every one that was there.
     fn look_at_all(&self, picture: &mut Picture, initial: bool) -> Result<(), Error> {
         let mut files: Vec<(u64, usize, String)> = Vec::new();
-        for (place, store) in self.stores.iter().enumerate() {
+        for (place, Place { store, .. }) in picture.places.iter().enumerate() {
             let file_of = |entry: &Entry| entry.file().unwrap_or_default();
             let mut alive = |found: crate::directory::store::Found| {
                 files.push((found.entry.order, place, file_of(&found.entry)));
@@ -210,7 +257,7 @@ impl Watch {
         initial: bool,
     ) -> Result<(), Error> {
         let Some(parts) = FileName::parse(file) else { return Ok(()) };
-        let entry = self.stores[place].entry_of_living(file, &parts)?;
+        let entry = picture.places[place].store.entry_of_living(file, &parts)?;
         let known = picture.known.get(file).map(|(_, known)| known.changed);
         match (entry, known) {
             (Some(entry), None)
@@ -239,7 +286,7 @@ impl Watch {
         entry: &Entry,
     ) -> Result<bool, Error> {
         let os = Error::os("watching a process");
-        if let Some(owner) = picture.owners.get_mut(&entry.life) {
+        if let Some(owner) = picture.owners.get_mut(&key(entry)) {
             owner.files.insert(file.to_owned());
             return Ok(true);
         }
@@ -249,14 +296,14 @@ impl Watch {
             Err(errno) => return Err(os(errno)),
         };
         // Asked after the process was taken hold of: so the handle is on the one that lives.
-        if !self.stores[place].is_alive(&entry.life)? {
+        if !picture.places[place].store.is_living(entry)? {
             return Ok(false);
         }
         let token = FIRST_OWNER + picture.owners_ever;
         picture.owners_ever += 1;
         self.set.add(&process, token, Readiness::Level).map_err(os)?;
         let files = BTreeSet::from([file.to_owned()]);
-        picture.owners.insert(entry.life.clone(), Owner { token, process, files });
+        picture.owners.insert(key(entry), Owner { token, process, files });
         Ok(true)
     }
 
@@ -269,8 +316,9 @@ impl Watch {
         for file in owner.files {
             let Some((place, entry)) = picture.known.get(&file).cloned() else { continue };
             // A child that it made by a bare clone may hold its life; then so it is.
-            if !self.stores[place].is_alive(&entry.life)? {
-                self.stores[place].sweep(&file, &entry);
+            let store = &picture.places[place].store;
+            if !store.is_living(&entry)? {
+                store.sweep(&file, &entry);
                 self.lose(picture, &file);
             }
         }
@@ -279,16 +327,20 @@ impl Watch {
 
     fn lose(&self, picture: &mut Picture, file: &str) {
         let Some((_, entry)) = picture.known.remove(file) else { return };
-        if let Some(owner) = picture.owners.get_mut(&entry.life) {
+        if let Some(owner) = picture.owners.get_mut(&key(&entry)) {
             owner.files.remove(file);
             if owner.files.is_empty()
-                && let Some(owner) = picture.owners.remove(&entry.life)
+                && let Some(owner) = picture.owners.remove(&key(&entry))
             {
                 self.set.remove(&owner.process);
             }
         }
         picture.changes.push_back(Change { kind: Kind::Vanished, entry, initial: false });
     }
+}
+
+fn key(entry: &Entry) -> (u32, String) {
+    (entry.uid, entry.life.clone())
 }
 
 impl AsFd for Watch {

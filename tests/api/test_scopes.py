@@ -1,0 +1,481 @@
+"""Scopes: a login session's names, the machine's, and other users, who are real ones here."""
+
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import alongside
+import pytest
+
+MACHINE = Path("/run/alongside")
+ROOT_NEEDED = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who makes users")
+
+
+# ---- login ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("scope")
+def test_names_of_one_login_are_not_another_s(monkeypatch):
+    monkeypatch.setenv("ALONGSIDE_LOGIN", "7")
+    with alongside.publish("a", lambda data, session: None, scope="login") as mine:
+        assert mine.entry.scope == "login"
+        assert [entry.name for entry in alongside.running(scope="login")] == ["a"]
+        alongside.send_to("a", 1, scope="login", wait=True)
+        # An entry knows its scope.
+        alongside.send_to(alongside.find("a", scope="login"), 1, wait=True)
+        assert alongside.running() == []
+        monkeypatch.setenv("ALONGSIDE_LOGIN", "8")
+        assert alongside.running(scope="login") == []
+        with pytest.raises(alongside.NotFound):
+            alongside.connect("a", scope="login")
+
+
+@pytest.mark.usefixtures("scope")
+def test_a_program_of_no_login_is_told_so(monkeypatch):
+    for variable in ("ALONGSIDE_LOGIN", "XDG_SESSION_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    if "session-" in Path("/proc/self/cgroup").read_text() or not is_without_audit_session():
+        pytest.skip("these tests run in a login session")
+    for call in (alongside.publish, alongside.find, alongside.connect):
+        with pytest.raises(alongside.NoScope, match=r'(?s)no login session.*scope="user"'):
+            call("a", scope="login")
+    with pytest.raises(alongside.NoScope):
+        alongside.watch(scope="login")
+    assert alongside.running() == []
+
+
+def is_without_audit_session():
+    path = Path("/proc/self/sessionid")
+    return not path.exists() or path.read_text().strip() == "4294967295"
+
+
+@pytest.mark.usefixtures("scope")
+@pytest.mark.parametrize("told", ["../user", "a b", "x" * 65, "ä"])
+def test_a_login_is_never_a_path(monkeypatch, told):
+    monkeypatch.setenv("ALONGSIDE_LOGIN", told)
+    with pytest.raises(ValueError, match="ALONGSIDE_LOGIN is"):
+        alongside.publish("a", scope="login")
+
+
+def test_a_scope_that_is_none_is_refused():
+    with pytest.raises(ValueError, match='expected "login", "user" or "machine"'):
+        alongside.running(scope="galaxy")
+
+
+# ---- machine -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine():
+    """Set the machine up as root does, and leave it as it was."""
+    was_there = MACHINE.exists()
+    if not was_there:
+        MACHINE.mkdir()
+        MACHINE.chmod(0o1777)
+    before = set(MACHINE.iterdir())
+    yield MACHINE
+    for path in set(MACHINE.iterdir()) - before:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not was_there:
+        MACHINE.rmdir()
+
+
+@pytest.fixture(scope="module")
+def users():
+    """Make two users; give their numbers."""
+    names = [f"alongside-test-{number}" for number in (1, 2)]
+    for name in names:
+        subprocess.run(["useradd", "--no-create-home", name], check=True)
+    yield [pwd.getpwnam(name).pw_uid for name in names]
+    for name in names:
+        subprocess.run(["userdel", name], check=True)
+
+
+# Becomes another user for good. The interpreter may lie where that user cannot read, so what is
+# needed is loaded before; and it is made like any other program of that user (PR_SET_DUMPABLE).
+BECOME = """
+import alongside, ctypes, glob, grp, logging, os, pwd, sys, threading, traceback
+from alongside import _callbacks, _data, _directory, _publish, _watch, loops
+import alongside.loops._polled
+user = pwd.getpwuid({uid})
+os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
+os.setgid(user.pw_gid)
+os.setuid(user.pw_uid)
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
+"""
+
+
+@pytest.fixture
+def as_user():
+    """Run programs given as source as another user; they wait until their standard input ends."""
+    started = []
+
+    def run(uid, source, *arguments, waits=True):
+        source = BECOME.format(uid=uid) + textwrap.dedent(source)
+        if waits:
+            source += "\nprint('there', flush=True)\nos.read(0, 1)\n"
+        argv = [sys.executable, "-c", source, *map(str, arguments)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen(argv, **pipes, cwd="/")
+        started.append(process)
+        if waits:
+            assert process.stdout.readline() == b"there\n"
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def says(process):
+    """Give what a program printed, which ends well."""
+    printed = process.stdout.read().decode()
+    assert process.wait() == 0
+    return printed.strip()
+
+
+PUBLISH = """
+r = alongside.publish(sys.argv[1], lambda data, s: s.send([data, s.peer.uid, s.peer.pid]),
+                      scope="machine", about="theirs")
+"""
+OPEN = PUBLISH.replace('about="theirs"', "allow=[int(u) for u in sys.argv[2:]]")
+ASK = """
+try:
+    with alongside.connect(sys.argv[1], scope="machine", timeout=30) as session:
+        session.send("hello")
+        print(session.receive(timeout=30)[:2], session.peer.uid)
+except alongside.AlongsideError as error:
+    print(type(error).__name__, str(error).splitlines()[0])
+"""
+
+
+def test_a_machine_that_is_not_set_up_says_so():
+    if MACHINE.exists():
+        pytest.skip("this machine is set up")
+    for call in (
+        lambda: alongside.publish("a", scope="machine"),
+        lambda: alongside.connect("a", scope="machine"),
+        lambda: alongside.running(scope="machine"),
+        lambda: alongside.watch(scope="machine"),
+    ):
+        with pytest.raises(alongside.NoScope, match=r"(?s)not set up.*setup-machine"):
+            call()
+
+
+@ROOT_NEEDED
+def test_a_machine_where_users_could_remove_each_other_s_names_is_none(machine):
+    machine.chmod(0o777)
+    with pytest.raises(alongside.NoScope, match="remove each other"):
+        alongside.publish("a", scope="machine")
+    machine.chmod(0o1777)
+
+
+@ROOT_NEEDED
+def test_names_are_seen_by_all_and_connected_to_by_those_who_may(machine, users, as_user):
+    one, two = users
+    owner = as_user(one, PUBLISH, "shared")
+    (entry,) = alongside.running("shared", scope="machine")
+    assert (entry.peer.uid, entry.peer.pid, entry.about) == (one, owner.pid, "theirs")
+    # Root may; a connection goes both ways, and each side knows who the other is.
+    with alongside.connect(entry) as session:
+        session.send(1)
+        assert session.receive(timeout=30) == [1, 0, os.getpid()]
+        assert session.peer.uid == one
+    refused = f'Denied "shared" belongs to user {one}, who has not allowed user {two}'
+    assert says(as_user(two, ASK, f"shared@{one}", waits=False)) == refused
+    assert says(as_user(one, ASK, "shared", waits=False)) == f"['hello', {one}] {one}"
+
+
+@ROOT_NEEDED
+def test_users_and_groups_can_be_allowed(machine, users, as_user):
+    one, two = users
+    as_user(one, OPEN, "open", two)
+    as_user(one, PUBLISH.replace('about="theirs"', 'allow=["group:alongside-test-2"]'), "group")
+    as_user(one, OPEN, "closed", 12345)
+    for name in ("open", "group"):
+        assert says(as_user(two, ASK, f"{name}@{one}", waits=False)) == f"['hello', {two}] {one}"
+        named = f"{name}@alongside-test-1"
+        assert says(as_user(two, ASK, named, waits=False)) == f"['hello', {two}] {one}"
+    assert "has not allowed" in says(as_user(two, ASK, f"closed@{one}", waits=False))
+
+
+@ROOT_NEEDED
+def test_another_user_s_name_is_never_taken_for_one_s_own(machine, users, as_user):
+    one, two = users
+    as_user(one, OPEN, "name", two)
+    told = says(as_user(two, ASK, "name", waits=False))
+    assert told == 'NotFound no program runs under the name "name"'
+    as_user(two, OPEN, "name", one)
+    assert says(as_user(two, ASK, "name", waits=False)) == f"['hello', {two}] {two}"
+    assert says(as_user(one, ASK, "name", waits=False)) == f"['hello', {one}] {one}"
+    # Root's comes before one's own.
+    reply = lambda data, session: session.send([data, session.peer.uid])  # noqa: E731
+    with alongside.publish("name", reply, scope="machine", allow=[one]):
+        assert says(as_user(one, ASK, "name", waits=False)) == f"['hello', {one}] 0"
+        assert {entry.peer.uid for entry in alongside.running("name", scope="machine")} == {
+            0,
+            one,
+            two,
+        }
+        found = alongside.find("name", scope="machine", owner="alongside-test-2")
+        assert found.peer.uid == two
+        with pytest.raises(ValueError, match="name one of them"):
+            alongside.find(f"name@{one}", scope="machine", owner=two)
+
+
+@ROOT_NEEDED
+def test_a_name_of_another_user_is_mentioned_where_it_is_not_found(machine, users, as_user):
+    as_user(users[0], PUBLISH, "viewer")
+    with pytest.raises(alongside.NotFound, match=f'there is "viewer@{users[0]}"'):
+        alongside.connect("viewer", scope="machine")
+
+
+@ROOT_NEEDED
+def test_another_user_s_names_vanish_with_the_process(machine, users, as_user):
+    watch = alongside.watch(scope="machine")
+    owner = as_user(users[0], PUBLISH, "mortal")
+    change = watch.next(timeout=30)
+    assert (change.kind, change.entry.name, change.entry.peer.uid) == (
+        "appeared",
+        "mortal",
+        users[0],
+    )
+    owner.send_signal(signal.SIGKILL)
+    change = watch.next(timeout=30)
+    assert (change.kind, change.entry.name) == ("vanished", "mortal")
+    assert alongside.running(scope="machine") == []
+    with pytest.raises(alongside.NotFound):
+        alongside.connect(change.entry)
+    # Whose they were sweeps them.
+    (home,) = machine.glob(f"{users[0]}*")
+    assert list(home.joinpath("names").iterdir())
+    as_user(users[0], "assert alongside.running(scope='machine') == []")
+    assert list(home.joinpath("names").iterdir()) == []
+    watch.close()
+
+
+@ROOT_NEEDED
+def test_another_user_cannot_squat(machine, users, as_user):
+    """Whoever takes the name of a user's directory has taken nothing."""
+    one, two = users
+    source = "d = '/run/alongside/' + sys.argv[1]\nos.mkdir(d)\nos.mkdir(d + '/names')"
+    as_user(two, source, one)
+    assert alongside.running(scope="machine") == []
+    as_user(one, OPEN, "mine", two)
+    assert says(as_user(two, ASK, f"mine@{one}", waits=False)) == f"['hello', {two}] {one}"
+    (entry,) = alongside.running(scope="machine")
+    assert entry.peer.uid == one
+
+
+@ROOT_NEEDED
+def test_another_user_cannot_delete_write_or_lock(machine, users, as_user):
+    one, two = users
+    as_user(one, PUBLISH, "mine")
+    (home,) = machine.glob(f"{one}*")
+    attacks = f"""
+    home = {str(home)!r}
+    paths = glob.glob(home + "/*") + glob.glob(home + "/*/*") + [home]
+    assert len(paths) >= 6, paths
+    for path in paths:
+        for attack in (os.unlink, os.rmdir, lambda p: os.rename(p, p + "x"),
+                       lambda p: open(p, "ab"), lambda p: os.chmod(p, 0o777),
+                       lambda p: os.mkdir(p + "/new"), lambda p: open(p + "/new", "w")):
+            try:
+                attack(path)
+            except OSError:
+                continue
+            raise SystemExit(f"{{attack}} of {{path}} was possible")
+    # Lives are not even seen: who could lock one could make the dead seem alive.
+    try:
+        os.listdir(home + "/lives")
+    except PermissionError:
+        print("refused")
+    """
+    assert says(as_user(two, attacks, waits=False)) == "refused"
+    assert len(alongside.running("mine", scope="machine")) == 1
+
+
+@ROOT_NEEDED
+def test_another_user_cannot_fake_life(machine, users, as_user):
+    """A liar's entries speak for others, or name a process that is not theirs."""
+    one, two = users
+    as_user(one, OPEN, "mine", two)
+    liar = as_user(two, OPEN, "theirs", one)
+    (home,), (honest,) = machine.glob(f"{two}*"), machine.glob(f"{one}*")
+    (theirs,) = home.joinpath("names").iterdir()
+    (mine,) = honest.joinpath("names").iterdir()
+    liar.kill()
+    liar.wait()
+    # As user one: the entry of the first user, word for word, in the second's directory.
+    for text, why in (
+        (mine.read_text(), "speaks for another user"),
+        (theirs.read_text(), None),
+        (theirs.read_text().replace(f'"pid":{liar.pid}', '"pid":1'), None),
+        (theirs.read_text().replace('"inode":', '"inode":null,"x":'), "no entry"),
+    ):
+        theirs.write_text(text)
+        os.chown(theirs, two, two)
+        name = mine.name if why == "speaks for another user" else theirs.name
+        place = theirs.with_name(name)
+        theirs.rename(place)
+        found = {entry.peer.uid for entry in alongside.running(scope="machine")}
+        assert found == {one}, text
+        flaws = dict(alongside._core.flaws("machine"))
+        assert place in flaws
+        assert why is None or why in flaws[place]
+        theirs = place.rename(theirs)
+
+
+@ROOT_NEEDED
+def test_an_entry_that_names_another_s_process_is_not_connected_to(machine, users, as_user):
+    one, two = users
+    as_user(one, OPEN, "mine", two)
+    liar = as_user(two, OPEN, "theirs", one)
+    (home,) = machine.glob(f"{two}*")
+    (entry,) = home.joinpath("names").iterdir()
+    victim = as_user(one, "")
+    mark = f"/proc/{victim.pid}/stat"
+    begun = Path(mark).read_text().rpartition(")")[2].split()[19]
+    text = entry.read_text()
+    for name, value in {"pid": victim.pid, "begun": begun}.items():
+        at = text.index(f'"{name}":') + len(name) + 3
+        text = text[:at] + str(value) + text[text.index(",", at) :]
+    at = text.index('"inode":') + 8
+    handle = os.pidfd_open(victim.pid)
+    text = text[:at] + str(os.stat(handle).st_ino) + text[text.index(",", at) :]
+    os.close(handle)
+    entry.write_text(text)
+    (found,) = alongside.running("theirs", scope="machine")
+    assert found.peer.pid == victim.pid, "it lies, and nobody can see that yet"
+    with pytest.raises(alongside.Denied, match=f"process {liar.pid} of user {two} listens there"):
+        alongside.connect(found)
+
+
+@ROOT_NEEDED
+def test_a_mask_of_the_process_does_not_hide_its_names(machine, users, as_user):
+    one, two = users
+    as_user(one, "os.umask(0o777)\n" + OPEN, "masked", two)
+    assert says(as_user(two, ASK, f"masked@{one}", waits=False)) == f"['hello', {two}] {one}"
+    (home,) = machine.glob(f"{one}*")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+
+
+@ROOT_NEEDED
+@pytest.mark.parametrize("what", ["a FIFO", "a link", "a file", "names elsewhere"])
+def test_what_another_user_plants_is_passed_over(machine, users, as_user, what):
+    one, two = users
+    plant = {
+        "a FIFO": "os.mkfifo('/run/alongside/' + me)",
+        "a link": "os.symlink('/', '/run/alongside/' + me)",
+        "a file": "open('/run/alongside/' + me, 'w')",
+        "names elsewhere": (
+            "os.mkdir('/run/alongside/' + me); "
+            "[os.symlink('/tmp', f'/run/alongside/{me}/{p}') for p in ('names', 'sockets')]"
+        ),
+    }[what]
+    as_user(two, "me = str(os.getuid())\n" + plant)
+    as_user(one, OPEN, "mine", two)
+    assert [entry.name for entry in alongside.running(scope="machine")] == ["mine"]
+    with alongside.watch(scope="machine") as watch:
+        assert watch.next(timeout=30).entry.name == "mine"
+
+
+def test_whom_to_allow_is_checked():
+    with pytest.raises(ValueError, match="no user 'nobody here'"):
+        alongside.publish("a", print, scope="machine", allow=["nobody here"])
+    with pytest.raises(ValueError, match="no group"):
+        alongside.publish("a", print, scope="machine", allow=["group:nobody here"])
+    with pytest.raises(TypeError, match="allow takes several"):
+        alongside.publish("a", print, scope="machine", allow="root")
+
+
+@pytest.mark.usefixtures("scope")
+def test_nobody_else_can_be_let_into_a_user_s_own_scope():
+    with pytest.raises(ValueError, match=r"(?s)whatever allow says.*machine"):
+        alongside.publish("a", print, allow=["root"])
+    with pytest.raises(ValueError, match="this user's own"):
+        alongside.find("a", owner=os.getuid() + 1)
+
+
+# ---- a runtime directory that appears later ------------------------------------------------------
+
+
+@pytest.fixture
+def late(tmp_path, monkeypatch):
+    """Name a runtime directory that is not there yet; names go to the next place until then."""
+    tmp_path.chmod(0o700)
+    path = tmp_path / "later"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    usual = Path(f"/run/user/{os.getuid()}")
+    if usual.exists():
+        pytest.skip("this user has a runtime directory")
+    fallback = Path(f"/tmp/alongside-{os.getuid()}")
+    was_there = fallback.exists()
+    yield path
+    if not was_there:
+        shutil.rmtree(fallback, ignore_errors=True)
+
+
+def test_no_name_splits_when_the_runtime_directory_appears(late, owner_anywhere):
+    before = owner_anywhere("alongside.publish('split', lambda d, s: s.send('before'))")
+    with alongside.watch("split") as watch:
+        assert watch.next(timeout=30).entry.peer.pid == before.pid
+        late.mkdir(mode=0o700)
+        after = owner_anywhere("alongside.publish('split', lambda d, s: s.send('after'))")
+        change = watch.next(timeout=30)
+        assert (change.kind, change.entry.peer.pid) == ("appeared", after.pid)
+        # The oldest is the same for everybody, wherever it stands.
+        found = [entry.peer.pid for entry in alongside.running("split")]
+        assert found == [before.pid, after.pid]
+        with alongside.connect("split") as session:
+            session.send(None)
+            assert session.receive(timeout=30) == "before"
+        before.kill()
+        assert watch.next(timeout=30).kind == "vanished"
+        with alongside.connect("split") as session:
+            session.send(None)
+            assert session.receive(timeout=30) == "after"
+
+
+def test_a_runtime_directory_that_becomes_private_later_counts_from_then_on(late):
+    late.mkdir(mode=0o755)
+    with alongside.watch("w/*") as watch, alongside.publish("w/1"):
+        assert watch.next(timeout=30).entry.name == "w/1"
+        late.chmod(0o700)
+        with alongside.publish("w/2"):
+            assert watch.next(timeout=30).entry.name == "w/2"
+            assert len(alongside.running("w/*")) == 2
+            assert list(late.joinpath("alongside/user/names").iterdir())
+
+
+@pytest.fixture
+def owner_anywhere():
+    """Run programs given as source, wherever their names go."""
+    started = []
+
+    def run(source):
+        source = f"import alongside, os\n{source}\nprint('there', flush=True)\nos.read(0, 1)\n"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-c", source], **pipes)
+        started.append(process)
+        assert process.stdout.readline() == b"there\n"
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
