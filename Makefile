@@ -33,7 +33,7 @@ format:
 
 # The crash campaign at full length; minutes.
 stress: build
-	ALONGSIDE_CYCLES=10000 $(BIN)/python -m pytest tests/crash -x
+	ALONGSIDE_CYCLES=10000 $(BIN)/python -m pytest tests/crash -x -o faulthandler_timeout=1800
 
 # Every interleaving of the ring's protocol.
 loom:

@@ -102,8 +102,14 @@ _MODULES = {"over_alongside": "alongside", "over_pyzmq": "zmq"} | {
 def check_installed(name: str) -> None:
     """Raise `NotInstalledError` if this contestant cannot take part here."""
     module = _MODULES.get(_FILES[name])
-    if module is not None and importlib.util.find_spec(module) is None:
-        raise NotInstalledError(module)
+    if module is not None:
+        check_module(module)
+
+
+def check_module(name: str) -> None:
+    """Raise `NotInstalledError` if a module is not here."""
+    if importlib.util.find_spec(name) is None:
+        raise NotInstalledError(name)
 
 
 def named(name: str) -> Contestant:

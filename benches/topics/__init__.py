@@ -17,6 +17,7 @@ from . import (
     imports,
     large,
     lending,
+    names,
     one_way,
     round_trip,
     sizes,
@@ -38,4 +39,5 @@ ALL = {
     "import": imports,
     "idle": idle,
     "death": death,
+    "names": names,
 }

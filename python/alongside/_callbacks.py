@@ -274,7 +274,9 @@ class Callbacks:
                 return None, _Failed(error, "a message could not be decoded")
             except Exception as error:
                 if session._end_reason() is not None:
-                    return None, _Ended(error)
+                    # Without the frames in which it was found, which have the session: a circle
+                    # would keep its descriptors until the garbage is collected.
+                    return None, _Ended(error.with_traceback(None))
                 # A shortage. The message stays receivable, so trying again would not end.
                 self.lay_down()
                 return None, _Failed(error, "a message cannot be taken; callbacks end")

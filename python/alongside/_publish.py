@@ -139,7 +139,8 @@ class _Callers:
         self._on_message = on_message
         self._on_connect = on_connect
         self._loop = loop
-        self._open: dict[int, Session] = {}
+        # Each is kept by its callbacks, of which it has one at least.
+        self._open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         loop._take_up(self)
         self._served = loop._hub.serve(registration, self._let_in)
 
@@ -197,10 +198,16 @@ class _Callers:
             handler = _Handler(self._on_message, session, self._loop, wants_reports)
             session.on_message(handler.routine(), on=self._loop)
         if session._served is None or session._served.close is None:
-            session.on_close(lambda _: self._open.pop(id(session), None), on=self._loop)
+            session.on_close(lambda _: self._end(session), on=self._loop)
+
+    def _end(self, session: Session) -> None:
+        """Let an ended session go, whoever has it, unless there may be messages to receive."""
+        self._open.pop(id(session), None)
+        if self._on_message is not None:
+            session.close(timeout=0)
 
     def _turn_away(self, session: Session) -> None:
-        """Refuse a caller: the program's own callback raised, or the session is over already."""
+        """Refuse a caller: the program's callback raised, or the session is over already."""
         if session._end_reason() is None:
             _log.exception("a caller is turned away, by %r", self._registration)
         self._leave(session)

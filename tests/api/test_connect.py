@@ -139,13 +139,20 @@ def test_a_program_that_does_not_answer_is_waited_for_until_the_deadline(owner):
         assert session.receive(timeout=30) == 1
 
 
-def test_callers_that_say_nothing_hold_up_nobody(owner, scope):
+@pytest.fixture
+def echo_socket(owner, scope, monkeypatch):
+    """Give the path of a socket where a program takes callers, short enough for an address."""
     owner(ECHO)
     (path,) = scope.joinpath("sockets").iterdir()
+    monkeypatch.chdir(path.parent)
+    return path.name
+
+
+def test_callers_that_say_nothing_hold_up_nobody(echo_socket):
     silent = []
     for _ in range(600):
         caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        caller.connect(str(path))
+        caller.connect(echo_socket)
         silent.append(caller)
     silent[-1].send(b"what is this")
     silent[-2].send(bytes(10_000))
@@ -157,18 +164,16 @@ def test_callers_that_say_nothing_hold_up_nobody(owner, scope):
         caller.close()
 
 
-def test_a_liar_about_its_memory_is_turned_away(owner, scope):
-    owner(ECHO)
-    (path,) = scope.joinpath("sockets").iterdir()
+def test_a_liar_about_its_memory_is_turned_away(echo_socket):
     # "ALWR", version 1, kind 7 (connect), layout, 0, the instance.
     call = b"ALWR" + (1).to_bytes(2, "little") + (7).to_bytes(2, "little")
-    instance = int(path.name, 16).to_bytes(8, "little")
+    instance = int(echo_socket.rpartition("-")[2], 16).to_bytes(8, "little")
     memory = os.memfd_create("lie")
     os.truncate(memory, 1 << 20)
     ends = os.pipe()
     for files in ([], [memory], [memory, *ends], [memory, *ends, *ends]):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as liar:
-            liar.connect(str(path))
+            liar.connect(echo_socket)
             message = call + (1).to_bytes(4, "little") + bytes(4) + instance
             socket.send_fds(liar, [message], files)
             liar.settimeout(60)

@@ -25,7 +25,7 @@ use alongside_sys::{Errno, fork, socket, yield_now};
 use crate::adopt::{ENVIRONMENT_VARIABLE, check_peer, other_layout, unexpected};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::halves::{Made, Other};
+use crate::halves::{Made, Other, STARTED_RING_BYTES};
 use crate::link::Link;
 use crate::message::Buffer;
 use crate::session::{Others, Session};
@@ -137,7 +137,7 @@ pub fn start<B: Buffer>(
     let mut spawned = run(&options, life.as_deref(), &inherited)?;
     drop(inherited);
 
-    let made = Made::new(options.max_message_bytes).map_err(&os)?;
+    let made = Made::new(STARTED_RING_BYTES, options.max_message_bytes).map_err(&os)?;
     // While the program was cloned this thread took no signals; one that came went to another thread
     // and interrupts nothing here.
     if !go_on() {

@@ -24,13 +24,18 @@ use crate::directory::entry::{self, Entry};
 use crate::directory::seeking::Sought;
 use crate::directory::store::Found;
 use crate::error::Error;
-use crate::halves::{Made, Other};
+use crate::halves::{CALLED_RING_BYTES, Made, Other};
 use crate::message::Buffer;
 use crate::session::{Others, Session};
 use crate::wire::{self, Found as Came, Kind, Packet};
 
+/// How often a program that lives may hang up, a millisecond apart, before it is given up.
+const MOST_HANG_UPS: u32 = 50;
 /// How soon to try again where as many wait as may.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
+
+const HUNG_UP: &str = "the other program hung up without an answer: it may have no descriptors left \
+     (its ulimit -n), or more callers than it lets in at a time\ntry again later";
 
 /// What a caller wants.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +53,7 @@ pub enum Step<B: Buffer> {
     Done(Arc<Session<B>>),
     /// The owner has been asked; [`Call::as_fd`] tells when there is more to do.
     Asked,
-    /// As many wait there as may; nothing tells when that is over.
+    /// As many wait there as may, or it hung up; nothing tells when that is over.
     Full,
 }
 
@@ -60,12 +65,15 @@ pub struct Call {
     /// Those that are left to ask, the best one last.
     left: Vec<Found>,
     asked: Option<Asked>,
+    hung_up: u32,
+    /// Made before anybody is called, so that the owner finds caller and call at once, and wakes once.
+    made: Option<Made>,
     set: Option<PollSet>,
 }
 
 #[derive(Debug)]
 struct Asked {
-    entry: Entry,
+    found: Found,
     control: OwnedFd,
     owner: Arc<Process>,
     uid: u32,
@@ -76,7 +84,7 @@ impl Call {
     /// Begins to ask those that were found, the first one first.
     pub(crate) fn new(sought: Sought, mut found: Vec<Found>, wish: Wish) -> Call {
         found.reverse();
-        Call { sought, wish, left: found, asked: None, set: None }
+        Call { sought, wish, left: found, asked: None, hung_up: 0, made: None, set: None }
     }
 
     /// Does what can be done without waiting.
@@ -91,6 +99,15 @@ impl Call {
                             return Ok(Step::Done(session));
                         }
                     }
+                    // Or it is ending, and its sockets went before its process: that shows soon.
+                    Came::HungUp if !is_over && asked.found.is_there() => {
+                        self.hung_up += 1;
+                        if self.hung_up > MOST_HANG_UPS {
+                            return Err(Error::Busy(HUNG_UP));
+                        }
+                        self.left.push(asked.found);
+                        return Ok(Step::Full);
+                    }
                     Came::HungUp => {}
                     Came::Nothing if is_over => {}
                     Came::Nothing => {
@@ -102,10 +119,18 @@ impl Call {
             // Whoever was asked is gone.
             self.set = None;
             let Some(next) = self.left.last() else { return Err(self.sought.not_found()) };
+            let made = match self.made.take() {
+                Some(made) => made,
+                None => Made::new(CALLED_RING_BYTES, self.wish.max_message_bytes)
+                    .map_err(Error::os("making a session's memory"))?,
+            };
             match next.connect() {
-                Ok(control) => self.asked = Some(ask(control, &next.entry, self.wish)?),
+                Ok(control) => self.asked = Some(ask(control, next, self.wish, made)?),
                 Err(Errno::NOENT | Errno::CONNREFUSED) => {}
-                Err(Errno::AGAIN) => return Ok(Step::Full),
+                Err(Errno::AGAIN) => {
+                    self.made = Some(made);
+                    return Ok(Step::Full);
+                }
                 Err(Errno::ACCESS) => return Err(not_allowed(&next.entry)),
                 Err(errno) => return Err(Error::File(next.path.clone(), errno)),
             }
@@ -154,7 +179,8 @@ impl Call {
 }
 
 /// Checks who listens, and asks for a session.
-fn ask(control: OwnedFd, entry: &Entry, wish: Wish) -> Result<Asked, Error> {
+fn ask(control: OwnedFd, found: &Found, wish: Wish, made: Made) -> Result<Asked, Error> {
+    let entry = &found.entry;
     let os = Error::os("connecting");
     let (pid, uid) = socket::peer(&control).map_err(&os)?;
     if (pid, uid) != (entry.pid, entry.uid) {
@@ -163,18 +189,16 @@ fn ask(control: OwnedFd, entry: &Entry, wish: Wish) -> Result<Asked, Error> {
             entry.name, entry.pid, entry.uid
         )));
     }
-    let handle = socket::peer_process(&control).map_err(&os)?;
-    let owner = Arc::new(Process::new(handle, pid).map_err(&os)?);
-    let made = Made::new(wish.max_message_bytes).map_err(&os)?;
     let instance = entry::number(&entry.instance).unwrap_or_default();
     let b = if wish.wants_reports { wire::WANTS_REPORTS } else { 0 };
     let call = Packet { kind: Kind::Connect, a: alongside_shm::VERSION, b, c: instance };
     match call.send(&control, &made.files()) {
-        // Hung up already: what the owner said before can still be read.
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
         Err(errno) => return Err(os(errno)),
     }
-    Ok(Asked { entry: entry.clone(), control, owner, uid, made })
+    let handle = socket::peer_process(&control).map_err(&os)?;
+    let owner = Arc::new(Process::new(handle, pid).map_err(&os)?);
+    Ok(Asked { found: found.clone(), control, owner, uid, made })
 }
 
 fn not_allowed(entry: &Entry) -> Error {
@@ -192,7 +216,7 @@ impl Asked {
         packet: Packet,
         files: Vec<OwnedFd>,
     ) -> Result<Option<Arc<Session<B>>>, Error> {
-        let Asked { entry, control, owner, uid, made } = self;
+        let Asked { found: Found { entry, .. }, control, owner, uid, made } = self;
         let found = files.len();
         let ears = match (packet.kind, packet.b, <[OwnedFd; 2]>::try_from(files)) {
             (Kind::Accept, _, Ok(ears)) => ears,

@@ -26,6 +26,8 @@ use crate::wire::{self, Found as Came, Kind, Packet};
 
 /// How long a caller may take until it has said what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nobody is let in when that has failed.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How many callers may be at that.
 const MOST_PENDING: usize = 512;
 /// How many new callers are looked at in one step, so that others get their turn.
@@ -48,6 +50,8 @@ struct Caller {
 struct Callers {
     last: u64,
     all: BTreeMap<u64, Caller>,
+    /// Nobody is let in for a moment.
+    is_deaf: bool,
 }
 
 /// A connection that was taken.
@@ -63,7 +67,6 @@ pub struct Taken<B: Buffer> {
 #[derive(Debug)]
 pub struct Listener {
     life: Arc<Life>,
-    name: String,
     instance: u64,
     reports: bool,
     allow: Allowed,
@@ -76,8 +79,7 @@ pub struct Listener {
 impl Listener {
     /// Listens; callers may come from now on. They can be told how messages were handled if it `reports`.
     pub(crate) fn new(life: &Arc<Life>, instance: u64, said: &Said<'_>) -> Result<Listener, Error> {
-        let name = entry::hexadecimal(instance);
-        let socket = life.listen(&name, !said.allow.is_empty())?;
+        let socket = life.listen(&entry::hexadecimal(instance), !said.allow.is_empty())?;
         let os = Error::os("listening");
         let (set, timer) = (PollSet::new().map_err(&os)?, Timer::new().map_err(&os)?);
         set.add(&socket, LISTENING, Watch::Level).map_err(&os)?;
@@ -85,7 +87,6 @@ impl Listener {
         let callers = Mutex::default();
         Ok(Listener {
             life: Arc::clone(life),
-            name,
             instance,
             reports: said.reports,
             allow: said.allow.clone(),
@@ -102,28 +103,44 @@ impl Listener {
         let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(Error::os("listening"))? else {
             return Ok(Vec::new());
         };
-        let mut sessions = Vec::new();
+        let (mut sessions, mut failed) = (Vec::new(), None);
         for token in ready.tokens() {
             match *token {
-                LISTENING => self.take_new(&mut callers)?,
+                LISTENING => {
+                    let (new, end) = self.take_new(&mut callers);
+                    failed = end.err();
+                    // Most have said already what they want.
+                    sessions.extend(new.into_iter().filter_map(|it| self.hear(&mut callers, it)));
+                }
                 OVERDUE => self.drop_overdue(&mut callers),
                 caller => sessions.extend(self.hear(&mut callers, caller)),
             }
         }
-        Ok(sessions)
+        match failed {
+            Some(error) if sessions.is_empty() => Err(error),
+            _ => Ok(sessions),
+        }
     }
 
-    fn take_new(&self, callers: &mut Callers) -> Result<(), Error> {
+    /// Lets new callers in, and gives their tokens, and how that ended.
+    fn take_new(&self, callers: &mut Callers) -> (Vec<u64>, Result<(), Error>) {
+        let mut new = Vec::new();
         for _ in 0..AT_ONCE {
             let control = match socket::accept(&self.socket) {
                 Ok(control) => control,
-                Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(()),
+                Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return (new, Ok(())),
                 // None is free. The caller waits on, and whoever has said nothing makes room.
                 Err(Errno::MFILE | Errno::NFILE) if !callers.all.is_empty() => {
                     self.drop_greediest(callers);
                     continue;
                 }
-                Err(errno) => return Err(Error::os("taking a connection")(errno)),
+                Err(errno) => {
+                    // A moment's peace: what is short may be there again, and callers wait that long.
+                    self.set.remove(&self.socket);
+                    callers.is_deaf = true;
+                    self.timer.set(Some(PAUSE));
+                    return (new, Err(Error::os("taking a connection")(errno)));
+                }
             };
             let Ok((pid, uid)) = socket::peer(&control) else { continue };
             if !self.may_connect(&control, uid) {
@@ -141,9 +158,10 @@ impl Listener {
                     self.timer.set(Some(PATIENCE));
                 }
                 callers.all.insert(token, Caller { control, pid, uid, until });
+                new.push(token);
             }
         }
-        Ok(())
+        (new, Ok(()))
     }
 
     fn may_connect(&self, control: &OwnedFd, uid: u32) -> bool {
@@ -168,18 +186,21 @@ impl Listener {
     }
 
     fn drop_overdue(&self, callers: &mut Callers) {
+        if callers.is_deaf {
+            callers.is_deaf = self.set.add(&self.socket, LISTENING, Watch::Level).is_err();
+        }
         let now = Instant::now();
         let overdue: Vec<u64> =
             callers.all.iter().filter(|(_, caller)| caller.until <= now).map(|(t, _)| *t).collect();
         overdue.into_iter().for_each(|token| drop(self.forget(callers, token)));
         let next = callers.all.values().next().map(|caller| caller.until - now);
-        self.timer.set(next);
+        self.timer.set(if callers.is_deaf { Some(PAUSE) } else { next });
     }
 
     fn forget(&self, callers: &mut Callers, token: u64) -> Option<Caller> {
         let caller = callers.all.remove(&token)?;
         self.set.remove(&caller.control);
-        if callers.all.is_empty() {
+        if callers.all.is_empty() && !callers.is_deaf {
             self.timer.set(None);
         }
         Some(caller)
@@ -246,7 +267,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.socket.is_ours() {
-            self.life.stop_listening(&self.name);
+            self.life.stop_listening(&entry::hexadecimal(self.instance));
         }
     }
 }

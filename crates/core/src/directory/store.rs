@@ -3,7 +3,7 @@
 //! ```text
 //! lives/LIFE              locked by its process as long as that lives
 //! names/NUMBER-INSTANCE   an entry, which names its life
-//! sockets/INSTANCE        where those who connect to it come in, if anybody may
+//! sockets/LIFE-INSTANCE   where those who connect to it come in, if anybody may
 //! ```
 //! Other users' directories can be read in the scope "machine", but their lives not: that one of their
 //! processes lives is told by its pidfd, whose inode the entry names.
@@ -53,7 +53,8 @@ pub(crate) struct Store {
     names: Directory,
     /// None if it is another user's: only the user's own programs may lock lives, or ask for locks.
     lives: Option<Directory>,
-    sockets: Directory,
+    /// The directory of the sockets is opened only by who needs it.
+    home: Directory,
     owner: u32,
 }
 
@@ -69,10 +70,16 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether it is still there: neither revoked nor dead.
+    pub(crate) fn is_there(&self) -> bool {
+        self.path.exists() && Process::open(self.entry.pid).is_ok_and(|it| !it.is_over())
+    }
+
     /// Connects to its socket.
     pub(crate) fn connect(&self) -> Result<OwnedFd, Errno> {
         let store = self.path.parent().and_then(Path::parent).ok_or(Errno::NOENT)?;
-        socket::connect(&Directory::open(&store.join(SOCKETS))?, &self.entry.instance)
+        let socket = socket_name(&self.entry.life, &self.entry.instance);
+        socket::connect(&Directory::open(&store.join(SOCKETS))?, &socket)
     }
 }
 
@@ -86,42 +93,47 @@ pub struct Flaw {
 }
 
 impl Store {
-    pub(crate) fn new(scope: &Scope, home: &Home) -> Result<Store, Error> {
+    pub(crate) fn new(scope: &Scope, home: Home) -> Result<Store, Error> {
         let is_own = home.owner == own_uid();
-        let part = |name: &str| {
-            let opened = match home.directory.existing_part(name) {
-                Err(Errno::NOENT) if is_own && scope.is_shared() && name != LIVES => {
-                    home.directory.make(name, ALL_MAY_READ)
-                }
-                Err(Errno::NOENT) if is_own => home.directory.part(name),
-                opened => opened,
-            };
-            opened.map_err(Error::file(&home.directory.path().join(name)))
-        };
+        let part = |name| part(scope, &home.directory, is_own, name);
         let lives = if is_own { Some(part(LIVES)?) } else { None };
-        let (names, sockets) = (part(NAMES)?, part(SOCKETS)?);
-        Ok(Store { scope: scope.clone(), names, lives, sockets, owner: home.owner })
+        let names = part(NAMES)?;
+        Ok(Store { scope: scope.clone(), names, lives, home: home.directory, owner: home.owner })
     }
 
     /// The stores that there are. One that cannot be opened is none.
     pub(crate) fn existing(scope: &Scope) -> Vec<Store> {
-        scope.existing().iter().filter_map(|home| Store::new(scope, home).ok()).collect()
+        scope.existing().into_iter().filter_map(|home| Store::new(scope, home).ok()).collect()
     }
 
     /// The store in which new things are made.
     pub(crate) fn first(scope: &Scope) -> Result<Store, Error> {
-        Store::new(scope, &scope.first()?)
+        Store::new(scope, scope.first()?)
     }
 
-    /// Removes the lives of dead processes: those whose entries were all revoked are met by nobody else.
-    fn sweep_lives(&self) {
+    /// Where the sockets are.
+    fn sockets(&self) -> Result<Directory, Error> {
+        part(&self.scope, &self.home, self.owner == own_uid(), SOCKETS)
+    }
+
+    /// Removes the lives and the sockets of dead processes: what belongs to no entry, or to none any more,
+    /// is met by nobody else.
+    fn sweep_remains(&self) {
         let Some(lives) = &self.lives else { return };
-        let names = lives.names().unwrap_or_default();
-        for name in names.iter().filter_map(|name| name.to_str().ok()) {
-            if entry::number(name).is_some() && is_alive(lives, name) == Ok(false) {
-                let _ = lives.remove(name);
+        let is_dead =
+            |life: &str| entry::number(life).is_some() && is_alive(lives, life) == Ok(false);
+        let sweep = |directory: &Directory, life_of: fn(&str) -> &str| {
+            let names = directory.names().unwrap_or_default();
+            for name in names.iter().filter_map(|name| name.to_str().ok()) {
+                if is_dead(life_of(name)) {
+                    let _ = directory.remove(name);
+                }
             }
+        };
+        if let Ok(sockets) = self.sockets() {
+            sweep(&sockets, |socket| socket.split('-').next().unwrap_or_default());
         }
+        sweep(lives, |life| life);
     }
 
     /// Where its entries are.
@@ -146,7 +158,9 @@ impl Store {
         let Some(lives) = &self.lives else { return };
         let _ = self.names.remove(file);
         let _ = lives.remove(&entry.life);
-        let _ = self.sockets.remove(&entry.instance);
+        if let Ok(sockets) = self.sockets() {
+            let _ = sockets.remove(&socket_name(&entry.life, &entry.instance));
+        }
     }
 
     /// Whether the process of an entry lives. An error says neither: nothing is removed for it.
@@ -229,6 +243,23 @@ impl Store {
     }
 }
 
+/// A directory in a user's, made if it is this user's own and is missing.
+fn part(scope: &Scope, home: &Directory, is_own: bool, name: &str) -> Result<Directory, Error> {
+    let opened = match home.existing_part(name) {
+        Err(Errno::NOENT) if is_own && scope.is_shared() && name != LIVES => {
+            home.make(name, ALL_MAY_READ)
+        }
+        Err(Errno::NOENT) if is_own => home.part(name),
+        opened => opened,
+    };
+    opened.map_err(Error::file(&home.path().join(name)))
+}
+
+/// What a socket is called: whose it is can be told though it has no entry yet.
+fn socket_name(life: &str, instance: &str) -> String {
+    format!("{life}-{instance}")
+}
+
 /// Whether the process with this life lives.
 fn is_alive(lives: &Directory, life: &str) -> Result<bool, Error> {
     let failed = |errno| Error::File(lives.path().join(life), errno);
@@ -285,7 +316,7 @@ impl Life {
     }
 
     fn begin(store: Store) -> Result<Life, Error> {
-        store.sweep_lives();
+        store.sweep_remains();
         let Some(lives) = &store.lives else { unreachable!("the store is this user's own") };
         let path = lives.path().to_owned();
         let failed = Error::file(&path);
@@ -345,17 +376,22 @@ impl Life {
     }
 
     /// Makes a socket to which others connect.
-    pub(crate) fn listen(&self, name: &str, for_all: bool) -> Result<Fd, Error> {
-        let failed = Error::file(self.store.sockets.path());
-        let socket = socket::listen(&self.store.sockets, name, for_all).map_err(&failed)?;
-        self.listening().insert(name.to_owned());
+    pub(crate) fn listen(&self, instance: &str, for_all: bool) -> Result<Fd, Error> {
+        let sockets = self.store.sockets()?;
+        let failed = Error::file(sockets.path());
+        let name = socket_name(&self.number, instance);
+        let socket = socket::listen(&sockets, &name, for_all).map_err(&failed)?;
+        self.listening().insert(name);
         Fd::new(socket).map_err(failed)
     }
 
     /// Takes the socket's name away.
-    pub(crate) fn stop_listening(&self, name: &str) {
-        let _ = self.store.sockets.remove(name);
-        self.listening().remove(name);
+    pub(crate) fn stop_listening(&self, instance: &str) {
+        let name = socket_name(&self.number, instance);
+        if let Ok(sockets) = self.store.sockets() {
+            let _ = sockets.remove(&name);
+        }
+        self.listening().remove(&name);
     }
 
     fn listening(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -370,8 +406,10 @@ impl Life {
         for name in std::mem::take(&mut *self.files()) {
             let _ = self.store.names.remove(&name);
         }
-        for name in std::mem::take(&mut *self.listening()) {
-            let _ = self.store.sockets.remove(&name);
+        if let Ok(sockets) = self.store.sockets() {
+            for name in std::mem::take(&mut *self.listening()) {
+                let _ = sockets.remove(&name);
+            }
         }
         if let Some(lives) = &self.store.lives {
             let _ = lives.remove(&self.number);
