@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -261,3 +263,65 @@ def test_many_come_and_go_and_the_listing_is_always_true(owner):
     wait_until(lambda: len(alongside.running()) == 20)
     for registration in stay:
         registration.revoke()
+
+
+def test_a_place_that_goes_while_it_is_looked_at_is_empty(scope):
+    """As a runtime directory does at a logout."""
+    is_over = threading.Event()
+
+    def come_and_go():
+        while not is_over.is_set():
+            scope.joinpath("names").mkdir(parents=True, mode=0o700, exist_ok=True)
+            scope.parent.chmod(0o700)
+            shutil.rmtree(scope.parent)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(2000):
+            assert alongside.running() == []
+            assert alongside.find("a") is None
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Give a runtime directory on a file system with room for two registrations."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, who mounts")
+    path = tmp_path / "small"
+    path.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=64k,nr_inodes=12,mode=700", "none"]
+    if subprocess.run(["mount", *options, path], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount here")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_a_full_directory_is_named_and_what_was_there_stays(small):
+    held = []
+    with pytest.raises(OSError, match="No space left") as told:
+        held.extend(alongside.publish(f"a/{number}", print) for number in range(12))
+    assert told.value.filename.startswith(f"{small}/alongside/user/")
+    held = alongside.running("a/*")
+    assert len(held) >= 1
+    alongside.send_to(held[0], "x", wait=True)
+    # What was begun is not left behind.
+    sockets = list(small.glob("alongside/user/sockets/*"))
+    assert len(sockets) == len(held)
+
+
+def test_a_directory_that_is_gone_is_named(scope):
+    registration = alongside.publish("a", print)
+    shutil.rmtree(scope.parent)
+    assert alongside.running() == []
+    with pytest.raises(FileNotFoundError) as told:
+        registration.update(about="more")
+    assert told.value.filename.startswith(str(scope))
+    registration.revoke()
+    # A new one can be made at once.
+    with alongside.publish("a", print):
+        alongside.send_to("a", 1, wait=True)

@@ -12,7 +12,7 @@
 //! them ([`Fd`]).
 
 use std::ffi::CString;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -129,7 +129,12 @@ impl Directory {
     /// mask.
     pub fn nameless(&self, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.handle, ".", flags, Mode::RUSR | Mode::WUSR)?;
+        let made = rustix::fs::openat(&self.handle, ".", flags, Mode::RUSR | Mode::WUSR);
+        // Of a directory that was removed some file systems say that this is not permitted.
+        let file = made.map_err(|errno| match self.facts() {
+            Ok(Facts { links: 0, .. }) => Errno::NOENT,
+            _ => errno,
+        })?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         Ok(file)
     }
@@ -210,12 +215,15 @@ pub fn write(file: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
     std::fs::File::from(file.try_clone().map_err(errno)?).write_all(bytes).map_err(errno)
 }
 
-/// Reads a file up to so many bytes; more than that is too large ([`Errno::FBIG`]).
-pub fn read(file: OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
-    let mut found = Vec::with_capacity(1024.min(most));
-    let mut file = std::fs::File::from(file).take(most as u64 + 1);
-    file.read_to_end(&mut found).map_err(errno)?;
-    if found.len() > most { Err(Errno::FBIG) } else { Ok(found) }
+/// Reads a file of so many bytes, as far as `space` has room; more than that is too large
+/// ([`Errno::FBIG`]).
+pub fn read<'s>(file: &OwnedFd, bytes: u64, space: &'s mut [u8]) -> Result<&'s [u8], Errno> {
+    if bytes > space.len() as u64 {
+        return Err(Errno::FBIG);
+    }
+    // A regular file is read at once; only one that grew or shrank meanwhile is not what it was.
+    let length = rustix::io::read(file, &mut *space)?;
+    if length as u64 == bytes { Ok(&space[..length]) } else { Err(Errno::AGAIN) }
 }
 
 fn errno(error: std::io::Error) -> Errno {
@@ -307,8 +315,10 @@ mod tests {
         assert_eq!(directory.name(&file, "entry"), Err(Errno::EXIST));
         let (found, facts) = directory.file("entry").unwrap();
         assert_eq!((facts.bytes, facts.mode), (9, 0o600));
-        assert_eq!(read(found, 9).unwrap(), b"all of it");
-        assert_eq!(read(directory.file("entry").unwrap().0, 8), Err(Errno::FBIG));
+        let mut space = [0; 9];
+        assert_eq!(read(&found, facts.bytes, &mut space).unwrap(), b"all of it");
+        assert_eq!(read(&found, facts.bytes, &mut space[..8]), Err(Errno::FBIG));
+        assert_eq!(read(&found, 9, &mut space), Err(Errno::AGAIN), "it is at its end");
         directory.remove("entry").unwrap();
         directory.remove("entry").unwrap();
         assert!(directory.names().unwrap().is_empty());

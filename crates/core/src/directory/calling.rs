@@ -132,7 +132,7 @@ impl Call {
                     return Ok(Step::Full);
                 }
                 Err(Errno::ACCESS) => return Err(not_allowed(&next.entry)),
-                Err(errno) => return Err(Error::File(next.path.clone(), errno)),
+                Err(errno) => return Err(Error::File(next.path(), errno)),
             }
             self.left.pop();
         }

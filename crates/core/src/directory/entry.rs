@@ -144,6 +144,12 @@ impl Entry {
         Mark { inode: self.inode, begun: self.begun }
     }
 
+    /// What its file is called, unless its name breaks a rule.
+    pub(crate) fn file(&self) -> Option<String> {
+        let name = Name::new(&self.name).ok()?;
+        Some(Entry::file_name(name.number(), number(&self.instance)?))
+    }
+
     /// What the file is called.
     pub(crate) fn file_name(number: u64, instance: u64) -> String {
         format!("{number:016x}-{instance:016x}")

@@ -185,9 +185,8 @@ fn look(
         };
         store.look(number, &mut alive, &mut |_| {})?;
     }
-    all.sort_by(|one, other| {
-        let key = |found: &Found| (found.entry.order, found.entry.instance.clone());
-        key(one).cmp(&key(other))
+    all.sort_by(|Found { entry: one, .. }, Found { entry: other, .. }| {
+        one.order.cmp(&other.order).then_with(|| one.instance.cmp(&other.instance))
     });
     Ok(all)
 }

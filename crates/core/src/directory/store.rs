@@ -63,23 +63,27 @@ pub(crate) struct Store {
 pub struct Found {
     /// What it says.
     pub entry: Entry,
-    /// Its file.
-    pub path: PathBuf,
+    /// Where that user's names, lives and sockets are.
+    home: Arc<Path>,
     /// The scope in which it was found.
-    pub scope: Scope,
+    pub scope: Arc<Scope>,
 }
 
 impl Found {
+    /// Its file.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.home.join(NAMES).join(self.entry.file().unwrap_or_default())
+    }
+
     /// Whether it is still there: neither revoked nor dead.
     pub(crate) fn is_there(&self) -> bool {
-        self.path.exists() && Process::open(self.entry.pid).is_ok_and(|it| !it.is_over())
+        self.path().exists() && Process::open(self.entry.pid).is_ok_and(|it| !it.is_over())
     }
 
     /// Connects to its socket.
     pub(crate) fn connect(&self) -> Result<OwnedFd, Errno> {
-        let store = self.path.parent().and_then(Path::parent).ok_or(Errno::NOENT)?;
         let socket = socket_name(&self.entry.life, &self.entry.instance);
-        socket::connect(&Directory::open(&store.join(SOCKETS))?, &socket)
+        socket::connect(&Directory::open(&self.home.join(SOCKETS))?, &socket)
     }
 }
 
@@ -183,8 +187,10 @@ impl Store {
         if facts.uid != self.owner || facts.mode & 0o022 != 0 {
             return Err(NoEntry::Foreign { uid: facts.uid, mode: facts.mode });
         }
-        let bytes = file::read(file, entry::MOST_BYTES).map_err(NoEntry::Unreadable)?;
-        match Entry::from_bytes(parts, &bytes)? {
+        let mut space = [0; entry::MOST_BYTES];
+        let bytes =
+            file::read(&file, facts.bytes, &mut space).map_err(NoEntry::Unreadable)?;
+        match Entry::from_bytes(parts, bytes)? {
             entry if entry.uid == self.owner => Ok(entry),
             _ => Err(NoEntry::Garbage("it speaks for another user".into())),
         }
@@ -197,8 +203,13 @@ impl Store {
         alive: &mut dyn FnMut(Found),
         flawed: &mut dyn FnMut(Flaw),
     ) -> Result<(), Error> {
-        let names = self.names.names().map_err(Error::file(self.names.path()))?;
+        let names = match self.names.names() {
+            // The whole place was removed since it was opened, at a logout perhaps.
+            Err(Errno::NOENT) => return Ok(()),
+            names => names.map_err(Error::file(self.names.path()))?,
+        };
         let mut lives: HashMap<String, bool> = HashMap::new();
+        let (home, scope) = (Arc::from(self.home.path()), Arc::new(self.scope.clone()));
         let mut swept = 0;
         for name in names.iter().filter_map(|name| name.to_str().ok()) {
             let path = || self.names.path().join(name);
@@ -229,7 +240,11 @@ impl Store {
             // A name with a dot is a change under way: it counts when it has replaced the entry.
             match is_alive {
                 true if name.starts_with('.') => {}
-                true => alive(Found { entry, path: path(), scope: self.scope.clone() }),
+                true => alive(Found {
+                    entry,
+                    home: Arc::clone(&home),
+                    scope: Arc::clone(&scope),
+                }),
                 false => {
                     if swept < SWEPT_AT_ONCE {
                         swept += 1;

@@ -21,7 +21,7 @@ use alongside_sys::poll::{Beacon, PollSet, Watch as Readiness};
 use alongside_sys::process::Process;
 
 use crate::deadline::Deadline;
-use crate::directory::entry::{self, Entry, FileName};
+use crate::directory::entry::{Entry, FileName};
 use crate::directory::name::Pattern;
 use crate::directory::scope::Scope;
 use crate::directory::store::Store;
@@ -347,13 +347,5 @@ impl AsFd for Watch {
     /// Readable while there is something to take.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
-    }
-}
-
-impl Entry {
-    /// What its file is called.
-    fn file(&self) -> Option<String> {
-        let name = crate::directory::name::Name::new(&self.name).ok()?;
-        Some(Entry::file_name(name.number(), entry::number(&self.instance)?))
     }
 }
