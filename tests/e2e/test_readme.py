@@ -1,5 +1,6 @@
 """The programs in README.md and in docs/how-to work as they stand there."""
 
+import os
 import re
 import subprocess
 import sys
@@ -24,9 +25,13 @@ RUNS = [(page, *run) for page, text in PAGES.items() for run in CONSOLE.findall(
 def run(directory, text, name):
     for file, source in PROGRAM.findall(text):
         (directory / file).write_text(source)
+    # Names of other programs of this user shall not get into it.
+    directory.chmod(0o700)
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(directory)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", name],
         cwd=directory,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
