@@ -1,0 +1,240 @@
+"""The command line, `alongside`: what the library does, from a shell.
+
+This module knows the options and the exit statuses; what a command does stands in a module of its
+own, which loads when the command is called. A command returns its exit status. What goes wrong it
+raises, and here that becomes one line on standard error: an exception of the library, or of the
+system, is no fault of this program, so nobody sees a traceback of it.
+
+argparse, since it is there: what others build on it takes longer to load than `ls` takes in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from .._errors import AlongsideError, TimedOut
+from ._printing import tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DONE, FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
+
+_STATUSES = """\
+exit status:
+  0    done; also when whoever read the output has stopped to
+  1    it is not so, or it failed: no such name, refused, the handler raised, doctor has findings
+  2    wrong usage: an option, a name, or JSON that is none
+  124  the deadline came first, as with timeout(1)
+  130  ended by Ctrl-C
+"""
+_SEND = """\
+DATA is sent as text. "-" sends the bytes of standard input, "@file" those of a file. With --json,
+all three are JSON, and sent as the data that it means.
+"""
+_LISTEN = """\
+Text is printed as it comes, with a line feed if it ends in none; bytes are printed raw, and other
+data as one line of JSON. On a terminal, control characters are escaped.
+
+With --exec, CMD runs once for each message, one at a time, in a shell (sh -c), with the message on
+its standard input, and ALONGSIDE_NAME, ALONGSIDE_PEER_PID and ALONGSIDE_PEER_UID in its
+environment. If it fails, so does the sender's --wait; a sender that waits for an answer sees the
+session closed.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and give its exit status.
+
+    Args:
+        arguments: of the command line; the process's own if nothing is said.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return DONE
+    try:
+        status = _run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Call what the command is, and tell what it raises."""
+    try:
+        module = importlib.import_module(f".{options.module}", __name__)
+        command: Callable[[argparse.Namespace], int] = getattr(module, options.function)
+        return command(options)
+    except BrokenPipeError:
+        raise
+    except TimedOut as error:
+        tell(error)
+        return TIMED_OUT
+    except (AlongsideError, OSError) as error:
+        tell(error)
+        return FAILED
+    except ValueError as error:
+        tell(error)
+        return WRONG_USAGE
+
+
+def _drop_output() -> None:
+    """Have the interpreter's last flush not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alongside",
+        description="Programs on one machine find each other and work together.",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = _Commands(parser)
+    _looking(commands)
+    _talking(commands)
+    _machine(commands)
+    return parser
+
+
+class _Commands:
+    """Adds commands to a parser, each with the function that it calls."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._added = parser.add_subparsers(
+            dest="command", metavar="COMMAND", title="commands", help="its options: COMMAND --help"
+        )
+
+    def add(
+        self, name: str, module: str, summary: str, description: str = ""
+    ) -> argparse.ArgumentParser:
+        parser = self._added.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        function = name.replace("-", "_")
+        parser.set_defaults(module=module, function=function)
+        return parser
+
+
+def _looking(commands: _Commands) -> None:
+    ls = commands.add("ls", "_listing", "list the running programs that have published a name")
+    ls.add_argument("--long", action="store_true", help="with all that is known of them")
+    watch = commands.add("watch", "_listing", "say which names appear, change and vanish")
+    for parser in (ls, watch):
+        parser.add_argument(
+            "pattern",
+            nargs="?",
+            default="*",
+            metavar="PATTERN",
+            help='"*" stands for any text, slashes included, "?" for one character',
+        )
+        _scope(parser)
+    _json(ls, "one array of JSON")
+    _json(watch, "one line of JSON for each change")
+
+
+def _talking(commands: _Commands) -> None:
+    send = commands.add("send", "_sending", "send one message to a running program", _SEND)
+    send.add_argument("name", metavar="NAME", help="in the scope machine perhaps NAME@USER")
+    send.add_argument("data", metavar="DATA|-|@file")
+    waiting = send.add_mutually_exclusive_group()
+    waiting.add_argument("--wait", action="store_true", help="until its handler has returned")
+    waiting.add_argument("--reply", action="store_true", help="wait for one answer, and print it")
+    _json(send, "DATA is JSON, and so is the answer that is printed")
+    send.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds for all of it (10)"
+    )
+    _scope(send)
+    send.add_argument("--instance", metavar="ID", help="this registration (see ls --long)")
+    send.add_argument("--owner", type=_user, metavar="USER", help="whose name is meant")
+
+    listen = commands.add("listen", "_listening", "publish a name, and print what arrives", _LISTEN)
+    listen.add_argument("name", metavar="NAME", help='parts joined by "/", as viewer/42')
+    listen.add_argument("--exec", metavar="CMD", help="run CMD for each message")
+    listen.add_argument("--reply", action="store_true", help="send back what CMD prints")
+    _json(listen, "each message is one line of JSON with its sender; so is what CMD answers")
+    listen.add_argument("--about", default="", metavar="TEXT", help="what others shall read")
+    listen.add_argument("--unique", action="store_true", help="make the name one of its own")
+    listen.add_argument("--count", type=_count, metavar="N", help="end after N messages")
+    _scope(listen)
+    listen.add_argument(
+        "--allow",
+        type=_user,
+        action="append",
+        default=[],
+        metavar="USER",
+        help="in the scope machine, a further user, or group:NAME, who may connect",
+    )
+
+
+def _machine(commands: _Commands) -> None:
+    doctor = commands.add("doctor", "_doctor", "say what is wrong here, and how to mend it")
+    _json(doctor, "one object of JSON")
+    setup = commands.add(
+        "setup-machine", "_machine", "make the scope machine, which all users share; as root"
+    )
+    setup.add_argument("--undo", action="store_true", help="remove it, if no program uses it")
+    _json(setup, "one object of JSON")
+    commands.add("demo", "_demo", "show in three seconds what this is about")
+
+
+def _scope(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scope",
+        choices=["login", "user", "machine"],
+        default="user",
+        help="who shares the names (user)",
+    )
+
+
+def _json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=what)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    # Not a number is neither.
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError
+    return count
+
+
+def _user(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+# argparse names them in its errors: invalid seconds value: 'x'
+_seconds.__name__, _count.__name__ = "seconds", "count"
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return f"alongside {__version__}"

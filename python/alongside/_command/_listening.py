@@ -1,0 +1,174 @@
+"""`alongside listen`: a name, and what is done with the messages that arrive under it.
+
+Handlers run in the main thread, one at a time: so Ctrl-C ends a command that runs, too, and what is
+printed stays in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+
+from .. import loops
+from .._publish import publish
+from ._printing import Reader, as_bytes, json_of, note, printable, say, say_message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+    from .._publish import Registration
+    from .._session import Session
+
+
+class CommandFailed(Exception):
+    """The command of --exec failed; the sender reads this name."""
+
+
+class HasEnded(Exception):
+    """As many messages as were asked for have come; the sender reads this name."""
+
+
+def listen(options: Namespace) -> int:
+    """Publish a name and serve it until Ctrl-C, or until enough messages have come."""
+    if options.reply and not options.exec:
+        msg = "--reply sends back what a command prints: say which with --exec"
+        raise ValueError(msg)
+    # What goes wrong is told here in a line of its own; the library's log would add a traceback.
+    logging.getLogger("alongside").addHandler(logging.NullHandler())
+    _Listener(options).serve()
+    return 0
+
+
+class _Listener:
+    """Takes messages, and ends when enough have come or nobody reads what is printed."""
+
+    def __init__(self, options: Namespace) -> None:
+        self._options = options
+        self._left: int | None = options.count
+        self._is_unread = False
+        # Sessions whose other end waits for an answer that will not come.
+        self._unanswered: list[Session] = []
+        self._loop = loops.Manual()
+        self._registration = self._publish()
+
+    def _publish(self) -> Registration:
+        options = self._options
+        return publish(
+            options.name,
+            self._take,
+            on=self._loop,
+            unique=options.unique,
+            about=options.about,
+            scope=options.scope,
+            allow=options.allow,
+        )
+
+    def serve(self) -> None:
+        # A revoked registration has no name, and the last message comes amid revoking.
+        self._name = self._registration.name
+        note(f"listening as {printable(self._name)}")
+        reader = None if self._options.exec else Reader()
+        try:
+            while self._left != 0:
+                if reader is None:
+                    self._loop.dispatch(timeout=None)
+                else:
+                    reader.wait_until_readable(self._loop.fileno())
+                    self._loop.dispatch()
+                self._close_unanswered()
+                if self._is_unread:
+                    raise BrokenPipeError
+        finally:
+            self._registration.revoke()
+            for session in self._registration.sessions:
+                # What was answered stays receivable; nobody waits for it to be received.
+                session.close(timeout=0)
+
+    def _close_unanswered(self) -> None:
+        """Tell those who wait for an answer; not amid the handler, after which it is reported."""
+        while self._unanswered:
+            self._unanswered.pop().close(timeout=0)
+
+    def _take(self, data: Any, session: Session) -> None:
+        """Handle a message; what this raises is told to a sender that waits."""
+        if self._left == 0:
+            msg = "as many messages as were asked for have come before this one"
+            raise HasEnded(msg)
+        try:
+            self._handle(data, session)
+        except BrokenPipeError:
+            self._is_unread = True
+            raise
+        except CommandFailed as error:
+            note(f"alongside: {printable(str(error))}")
+            if self._options.reply:
+                self._unanswered.append(session)
+            raise
+        finally:
+            self._count()
+
+    def _count(self) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                # Whoever looks the name up from now on finds out that nobody listens.
+                self._registration.revoke()
+
+    def _handle(self, data: Any, session: Session) -> None:
+        if self._options.exec:
+            answer = self._execute(data, session)
+            if answer is not None:
+                session.send(answer)
+        elif self._options.json:
+            say(self._as_json(data, session))
+        else:
+            say_message(data, as_json=False)
+
+    def _as_json(self, data: Any, session: Session) -> str:
+        whole = json_of({"pid": session.peer.pid, "uid": session.peer.uid, "data": None})
+        return whole.removesuffix("null}") + json_of(data) + "}"
+
+    # ---- --exec ----------------------------------------------------------------------------------
+
+    def _execute(self, data: Any, session: Session) -> Any:
+        """Run the command with a message on its standard input, and give its answer."""
+        options, peer = self._options, session.peer
+        message = self._as_json(data, session).encode() if options.json else as_bytes(data)
+        environment = {
+            "ALONGSIDE_NAME": self._name,
+            "ALONGSIDE_PEER_PID": str(peer.pid),
+            "ALONGSIDE_PEER_UID": str(peer.uid),
+        }
+        done = subprocess.run(
+            ["/bin/sh", "-c", options.exec],
+            input=message,
+            stdout=subprocess.PIPE if options.reply else None,
+            env=os.environ | environment,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CommandFailed(_failure(options.exec, done.returncode))
+        return self._answer(done.stdout) if options.reply else None
+
+    def _answer(self, printed: bytes) -> Any:
+        if self._options.json:
+            import json
+
+            try:
+                return json.loads(printed)
+            except ValueError as error:
+                msg = f"{self._options.exec!r} has answered what is no JSON: {error}"
+                raise CommandFailed(msg) from None
+        try:
+            return printed.decode()
+        except UnicodeDecodeError:
+            return printed
+
+
+def _failure(command: str, status: int) -> str:
+    if status < 0:
+        return f"{command!r} was ended by signal {-status}"
+    return f"{command!r} ended with status {status}"

@@ -1,0 +1,80 @@
+"""`alongside send`: one message to a running program, and perhaps its answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from .._directory import connect, find, send_to
+from .._errors import SessionEnded, TimedOut
+from ._printing import say_message
+from ._processes import why_it_waits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+
+def send(options: Namespace) -> int:
+    """Send what the command line says."""
+    data = _data(options.data, is_json=options.json)
+    chosen = {name: getattr(options, name) for name in ("scope", "instance", "owner")}
+    try:
+        if options.reply:
+            answer = _ask(options.name, data, options.timeout, chosen)
+            say_message(answer, as_json=options.json)
+        else:
+            send_to(options.name, data, wait=options.wait, timeout=options.timeout, **chosen)
+    except TimedOut as error:
+        _add_reason(error, options.name, chosen)
+        raise
+    return 0
+
+
+def _data(text: str, *, is_json: bool) -> Any:
+    """Give what is sent: text, the bytes of a file or of standard input, or what JSON means."""
+    source: str | bytes = text
+    if text == "-":
+        source = sys.stdin.buffer.read()
+    elif text.startswith("@"):
+        source = Path(text[1:]).read_bytes()
+    if not is_json:
+        return source
+    try:
+        return json.loads(source)
+    except ValueError as error:
+        msg = f"{text} is no JSON: {error}\nwithout --json it is sent as text, or as bytes"
+        raise ValueError(msg) from None
+
+
+def _ask(name: str, data: Any, timeout: float, chosen: dict[str, Any]) -> Any:
+    """Send a message, and wait for one."""
+    until = time.monotonic() + timeout
+    session = connect(name, timeout=timeout, **chosen)
+    try:
+        session.send(data, timeout=_left(until))
+        return session.receive(timeout=_left(until))
+    except TimedOut:
+        msg = f'the message has been sent, but "{name}" has not answered before the deadline'
+        raise TimedOut(msg) from None
+    except SessionEnded as error:
+        error.add_note("it has not answered")
+        raise
+    finally:
+        session.close(timeout=0)
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _add_reason(error: TimedOut, name: str, chosen: dict[str, Any]) -> None:
+    """Add why the other program does not answer, if that can be known."""
+    found = find(name, **chosen)
+    reason = None if found is None else why_it_waits(found.peer.pid)
+    if reason is not None:
+        error.add_note(f"it {reason.text}")
+        error.add_note(reason.mend)
