@@ -27,23 +27,24 @@ DONE, FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
 _STATUSES = """\
 exit status:
   0    done; also when whoever read the output has stopped to
-  1    it is not so, or it failed: no such name, refused, the handler raised, doctor has findings
+  1    it failed: no such name, refused, the handler raised, doctor has findings
   2    wrong usage: an option, a name, or JSON that is none
   124  the deadline came first, as with timeout(1)
   130  ended by Ctrl-C
 """
 _SEND = """\
-DATA is sent as text. "-" sends the bytes of standard input, "@file" those of a file. With --json,
-all three are JSON, and sent as the data that it means.
+DATA is sent as text. "-" sends the bytes of standard input, "@file" those of a
+file. With --json, all three are JSON, and sent as the data that it means.
 """
 _LISTEN = """\
-Text is printed as it comes, with a line feed if it ends in none; bytes are printed raw, and other
-data as one line of JSON. On a terminal, control characters are escaped.
+Text is printed as it comes, with a line feed if it ends in none; bytes are
+printed raw, and other data as one line of JSON. On a terminal, control
+characters are escaped.
 
-With --exec, CMD runs once for each message, one at a time, in a shell (sh -c), with the message on
-its standard input, and ALONGSIDE_NAME, ALONGSIDE_PEER_PID and ALONGSIDE_PEER_UID in its
-environment. If it fails, so does the sender's --wait; a sender that waits for an answer sees the
-session closed.
+With --exec, CMD runs once for each message, one at a time, in a shell (sh -c),
+with the message on its standard input, and ALONGSIDE_NAME, ALONGSIDE_PEER_PID
+and ALONGSIDE_PEER_UID in its environment. If it fails, so does the sender's
+--wait; a sender that waits for an answer sees the session closed.
 """
 
 
@@ -119,7 +120,10 @@ class _Commands:
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._added = parser.add_subparsers(
-            dest="command", metavar="COMMAND", title="commands", help="its options: COMMAND --help"
+            dest="command",
+            metavar="COMMAND",
+            title="commands",
+            help="its options: COMMAND --help",
         )
 
     def add(

@@ -7,6 +7,7 @@ not there is no fault; a machine need not have it.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import resource
@@ -18,8 +19,8 @@ from shlex import quote
 from .. import _core
 from .._directory import running
 from .._errors import AlongsideError, NoScope
-from ._listing import full_name
-from ._printing import json_of, printable, say
+from ._listing import full_name, user
+from ._printing import json_of, printable, say, words
 from ._processes import why_it_waits
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
 
+    from .._core import Peer
     from .._types import Scope
 
 _SCOPES: tuple[Scope, ...] = ("login", "user", "machine")
@@ -113,7 +115,7 @@ def _scope(scope: Scope) -> Iterator[Finding]:
 
 
 def _of(error: Exception, subject: str, level: str) -> Finding:
-    text, _, mend = str(error).partition("\n")
+    text, _, mend = words(error).partition("\n")
     return Finding(level, subject, text, mend)
 
 
@@ -130,13 +132,14 @@ def _place(path: Path, is_there: bool, refusal: str | None, scope: Scope) -> Ite
     else:
         text, _, mend = refusal.partition("\n")
         text = f"{path} is passed over: {text}"
-        mend = mend.replace(" makes it", f" {quote(str(path))} makes it") or _removal(path, "-r ")
+        mend = mend.replace(" makes it", f" {quote(str(path))} makes it") or _removal(path)
         # No error: names may stand elsewhere. Whether they can is tried below.
         yield Finding("warning", subject, text, mend)
 
 
-def _removal(path: Path, option: str = "") -> str:
-    return f"remove it: rm {option}{quote(str(path))}"
+def _removal(path: Path) -> str:
+    is_directory = path.is_dir() and not path.is_symlink()
+    return f"remove it: {'rm -r' if is_directory else 'rm'} {quote(str(path))}"
 
 
 def _far(path: Path, subject: str) -> Iterator[Finding]:
@@ -164,7 +167,7 @@ def _room(path: Path, subject: str, closed: int) -> Iterator[Finding]:
         yield Finding("error", subject, text, _removal(path))
     elif found.st_uid != os.geteuid():
         text = f"{path} belongs to user {found.st_uid}, and is passed over"
-        yield Finding("error", subject, text, _removal(path, "-r "))
+        yield Finding("error", subject, text, _removal(path))
     elif found.st_mode & closed:
         text = (
             f"{path} is passed over: others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
@@ -234,7 +237,7 @@ def _fault_of_runtime_directory(path: Path) -> str:
 
 def _waiting() -> Iterator[Finding]:
     """Look for programs that have published names and answer nobody."""
-    names: dict[int, set[str]] = {}
+    named: dict[Peer, set[str]] = {}
     for scope in _SCOPES:
         try:
             entries = running(scope=scope)
@@ -242,18 +245,20 @@ def _waiting() -> Iterator[Finding]:
             # Told where the scope was looked at.
             continue
         for entry in entries:
-            names.setdefault(entry.peer.pid, set()).add(f'"{full_name(entry)}"')
-    found = [_standstill(pid, ", ".join(sorted(named))) for pid, named in names.items()]
+            named.setdefault(entry.peer, set()).add(f'"{full_name(entry)}"')
+    found = [_standstill(peer, ", ".join(sorted(names))) for peer, names in named.items()]
     standstills = [finding for finding in found if finding is not None]
     yield from standstills or [Finding("info", "who waits", "no program with a name is held up")]
 
 
-def _standstill(pid: int, names: str) -> Finding | None:
-    reason = why_it_waits(pid)
+def _standstill(peer: Peer, names: str) -> Finding | None:
+    reason = why_it_waits(peer.pid)
     if reason is None:
         return None
-    text = f"whoever calls {names} waits: its process {pid} {reason.text}"
-    return Finding(reason.level, "who waits", text, reason.mend)
+    text = f"whoever calls {names} waits: its process {peer.pid} {reason.text}"
+    is_ours = os.geteuid() in {0, peer.uid}
+    mend = reason.mend if is_ours else f"{user(peer.uid)}, or root: {reason.mend}"
+    return Finding(reason.level, "who waits", text, mend)
 
 
 # ---- the kernel ----------------------------------------------------------------------------------
@@ -339,12 +344,13 @@ def _watches() -> Iterator[Finding]:
 
     path = Path("/proc/sys/fs/inotify/max_user_instances")
     most = path.read_text().strip() if path.exists() else "an unknown number of"
-    text = f"all programs of a user together may have {most} watches"
     try:
         watch().close()
-    except (AlongsideError, OSError) as error:
-        text = f"names cannot be watched: {error}; {text}"
-        mend = f"sysctl fs.inotify.max_user_instances={2 * int(most)}" if most.isdigit() else ""
-        yield Finding("error", "limits", text, mend)
+    except OSError as error:
+        finding = _of(error, "limits", "error")
+        if error.errno == errno.EMFILE:
+            finding.text = f"names cannot be watched: this user has {most} watches already"
+            finding.mend = f"sysctl {'.'.join(path.parts[3:])}=1024, as root"
+        yield finding
     else:
-        yield Finding("info", "limits", text)
+        yield Finding("info", "limits", f"all programs of a user together may have {most} watches")

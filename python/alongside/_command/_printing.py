@@ -46,13 +46,14 @@ def note(line: str) -> None:
 
 def tell(error: Exception) -> None:
     """Print what went wrong: one line, and what to do about it below."""
-    first, *further = [*_words(error).splitlines(), *_notes(error)] or [type(error).__name__]
+    first, *further = [*words(error).splitlines(), *_notes(error)] or [type(error).__name__]
     note(f"alongside: {printable(first)}")
     for line in further:
         note(f"  {printable(line)}")
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """Give what an error says; of one of the system's, without its number."""
     if isinstance(error, OSError) and error.strerror is not None:
         place = "" if error.filename is None else f"{error.filename}: "
         return f"{place}{error.strerror}"
