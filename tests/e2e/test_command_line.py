@@ -5,7 +5,9 @@ import datetime
 import json
 import os
 import pty
+import pwd
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -97,10 +99,10 @@ def ended(process):
     return process.returncode, printed.decode(), told.decode()
 
 
-def on_terminal(*arguments):
+def on_terminal(command):
     """Run a command on a terminal, and give what it prints and says there."""
     ours, its = pty.openpty()
-    process = subprocess.Popen([*COMMAND, *arguments], stdin=its, stdout=its, stderr=its)
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its)
     os.close(its)
     shown = b""
     while True:
@@ -173,7 +175,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 def test_where_nobody_runs_ls_prints_nothing():
     assert says("ls") == ""
     assert says("ls", "--json") == "[]\n"
-    assert on_terminal("ls", "a/*") == "no program has published a name like a/* here\n"
+    assert on_terminal([*COMMAND, "ls", "a/*"]) == "no program has published a name like a/* here\n"
 
 
 def test_ls_in_a_pipe_has_a_line_for_each_name_with_tabs():
@@ -191,7 +193,7 @@ def test_ls_in_a_pipe_has_a_line_for_each_name_with_tabs():
 
 def test_ls_on_a_terminal_is_a_table():
     with alongside.publish("short", about="one"), alongside.publish("a/longer/name", about="two"):
-        head, *rows = on_terminal("ls").splitlines()
+        head, *rows = on_terminal([*COMMAND, "ls"]).splitlines()
         assert head.split() == ["NAME", "PID", "USER", "AGE", "ABOUT"]
         assert {row[head.index("ABOUT") :] for row in rows} == {"one", "two"}
         assert {row[head.index("PID") :].split()[0] for row in rows} == {str(os.getpid())}
@@ -200,7 +202,11 @@ def test_ls_on_a_terminal_is_a_table():
 def test_what_others_say_of_themselves_moves_no_cursor():
     about = "\x1b[2J\ta\n\u202eb\x9b"
     with alongside.publish("a", about=about):
-        for shown in (says("ls"), on_terminal("ls"), on_terminal("ls", "--long")):
+        for shown in (
+            says("ls"),
+            on_terminal([*COMMAND, "ls"]),
+            on_terminal([*COMMAND, "ls", "--long"]),
+        ):
             assert r"\x1b[2J\ta\n\u202eb\x9b" in shown
             assert not set("\x1b\u202e\x9b") & set(shown)
         told = says("ls", "--json")
@@ -446,8 +452,8 @@ def test_listen_as_json_says_who_has_sent(listen):
 def test_on_a_terminal_a_message_moves_no_cursor():
     seen = {"text": "a\tb\n\x1b[2J", "bytes": b"\xff\x1b[2J"}
     with alongside.publish("oracle", lambda data, session: session.send(seen[data])):
-        assert on_terminal("send", "oracle", "text", "--reply") == "a\tb\n\\x1b[2J\n"
-        assert on_terminal("send", "oracle", "bytes", "--reply") == "\\xff\\x1b[2J\n"
+        assert on_terminal([*COMMAND, "send", "oracle", "text", "--reply"]) == "a\tb\n\\x1b[2J\n"
+        assert on_terminal([*COMMAND, "send", "oracle", "bytes", "--reply"]) == "\\xff\\x1b[2J\n"
 
 
 def test_a_unique_name_is_said(begin):
@@ -825,3 +831,43 @@ def test_the_programs_of_a_demo_that_is_killed_end_with_it(begin):
         process.kill()
         process.wait()
         wait_until(lambda: all(has_ended(pid) for pid in started))
+
+
+# ---- the how-to ----------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/command-line.md"
+BLOCK = re.compile(r"```console\n(\$ .*?)```", re.DOTALL)
+STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+
+
+def alike(shown):
+    """What is shown but for numbers of processes, times, this user and how wide a column is."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    shown = re.sub(rf" {re.escape(user)} ", " ada ", shown)
+    return re.sub(r" +", " ", re.sub(r"\d+(\.\d+)?", "N", shown))
+
+
+def test_the_how_to_shows_what_happens(begin, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    lasting = {}
+    for block in BLOCK.findall(PAGE.read_text()):
+        for command, expected in STEP.findall(block):
+            if command.startswith(("alongside listen", "alongside watch")):
+                lasting[command] = in_another_terminal(begin, command, expected)
+            else:
+                shown = on_terminal(["bash", "-c", command])
+                assert alike(shown) == alike(expected), command
+                if "-STOP" in command:
+                    os.waitid(os.P_PID, next(iter(lasting.values()))[0].pid, os.WSTOPPED)
+    for command, (process, expected) in lasting.items():
+        shown = b"".join(process.stdout.readline() for _ in expected.splitlines())
+        assert alike(shown.decode()) == alike(expected), command
+
+
+def in_another_terminal(begin, command, expected):
+    """Begin what goes on; give what it has yet to print."""
+    arguments = shlex.split(command)[1:]
+    process = begin(*arguments, stderr=subprocess.STDOUT)
+    first, _, further = expected.partition("\n")
+    assert alike(process.stdout.readline().decode()) == alike(f"{first}\n")
+    return process, further
