@@ -210,7 +210,7 @@ def send_to(
         >>> seen
         [{'line': 1}]
     """
-    until = _Until(limit(timeout))
+    until = Until(limit(timeout))
     call = _call(name, scope, instance, owner, wants_reports=wait)
     session = Session(call.wait(until.left()), None)
     try:
@@ -240,7 +240,7 @@ async def asend_to(
     """
     from ._tasks import areceive_report
 
-    until = _Until(limit(timeout))
+    until = Until(limit(timeout))
     call = _call(name, scope, instance, owner, wants_reports=wait)
     session = Session(await _answer(call, until.left()), None)
     try:
@@ -253,7 +253,7 @@ async def asend_to(
         session.close(timeout=0)
 
 
-class _Until:
+class Until:
     """A deadline for several steps."""
 
     def __init__(self, timeout: float | None) -> None:

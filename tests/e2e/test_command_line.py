@@ -1,6 +1,7 @@
 """The command line does what it says: real processes, as a shell runs them, and their statuses."""
 
 import base64
+import ctypes
 import datetime
 import json
 import os
@@ -8,10 +9,12 @@ import pty
 import pwd
 import re
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import alongside
@@ -26,6 +29,7 @@ MACHINE = Path("/run/alongside")
 RULE = Path("/etc/tmpfiles.d/alongside.conf")
 ROOT_NEEDED = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
+PTRACE_ATTACH, PTRACE_DETACH = 16, 17
 COMMAND = [sys.executable, "-W", "error", "-m", "alongside"]
 
 
@@ -149,6 +153,8 @@ def test_each_command_explains_itself(command):
         (["ls", "--scope", "galaxy"], "invalid choice"),
         (["send", "a"], "required: DATA"),
         (["send", "a", "b", "--timeout", "soon"], "invalid seconds value: 'soon'"),
+        (["send", "sink", "[99999999999999999999]", "--json"], "data[0]"),
+        (["send", "a", "[" * 100_000, "--json"], "too deep"),
         (["send", "a", "b", "--timeout", "nan"], "invalid seconds value"),
         (["send", "a", "b", "--wait", "--reply"], "not allowed with"),
         (["send", "a//b", "x"], '"a//b" is no name'),
@@ -160,6 +166,7 @@ def test_each_command_explains_itself(command):
         (["listen", "a", "--allow", "nobody here"], "nobody here"),
     ],
 )
+@pytest.mark.usefixtures("sink")
 def test_wrong_usage_is_said_with_status_2(arguments, why):
     assert why in fails(2, *arguments)
 
@@ -167,6 +174,22 @@ def test_wrong_usage_is_said_with_status_2(arguments, why):
 def test_a_file_that_is_not_there_is_said(tmp_path):
     path = tmp_path / "plan.png"
     assert fails(1, "send", "a", f"@{path}") == f"alongside: {path}: No such file or directory\n"
+
+
+def test_closed_standard_streams_are_no_fault(sink):
+    for source in ('"$@" <&-', '"$@" >&-', '"$@" 2>&-', '"$@" <&- >&- 2>&-'):
+        for arguments in (["ls"], ["send", "sink", "-", "--wait"], ["send", "no", "x"]):
+            command = ["sh", "-c", source, "sh", *COMMAND, *arguments]
+            done = subprocess.run(command, capture_output=True, input=b"", check=False)
+            assert done.returncode == ("no" in arguments), (source, arguments)
+            assert b"Traceback" not in done.stderr
+    assert sink == [b""] * 4
+
+
+def test_what_a_terminal_has_no_letters_for_is_escaped(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with alongside.publish("ä"):
+        assert says("ls").startswith("\\xe4\t")
 
 
 # ---- ls ------------------------------------------------------------------------------------------
@@ -356,12 +379,12 @@ def test_who_is_stopped_does_not_answer_which_is_status_124_and_said(listen, how
 
 def test_a_handler_that_does_not_end_is_waited_for_until_the_deadline(listen):
     listen("sink", "--exec", "exec sleep 1000")
-    told = fails(124, "send", "sink", "x", "--wait", "--timeout", "0.3")
+    told = fails(124, "send", "sink", "x", "--wait", "--timeout", "2")
     assert "has arrived, but its handler has not ended" in told
 
 
 def test_who_does_not_answer_is_waited_for_until_the_deadline(sink):
-    told = fails(124, "send", "sink", "x", "--reply", "--timeout", "0.3")
+    told = fails(124, "send", "sink", "x", "--reply", "--timeout", "2")
     assert 'the message has been sent, but "sink" has not answered' in told
     assert sink == ["x"]
 
@@ -541,6 +564,19 @@ def test_a_listener_that_nobody_reads_ends(listen):
     assert alongside.running() == []
 
 
+def test_what_cannot_be_printed_is_told_on_both_sides(listen):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no disk that is always full")
+    with open("/dev/full", "wb") as full:
+        listening = listen("log", stdout=full)
+    told = fails(1, "send", "log", "x", "--wait")
+    assert "raised OSError" in told
+    assert alongside.find("log") is not None, "it goes on"
+    listening.send_signal(signal.SIGINT)
+    assert listening.wait() == 130
+    assert listening.stderr.read() == b"alongside: No space left on device\n"
+
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 
@@ -682,6 +718,37 @@ def test_a_program_that_is_stopped_is_found_and_goes_on_as_said(listen):
     assert troubles() == []
 
 
+@pytest.fixture
+def traced(listen):
+    """A listener that this thread holds as a debugger does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    process = listen("sink")
+    if libc.ptrace(PTRACE_ATTACH, process.pid, None, None) != 0:
+        pytest.skip(f"no debugging here: {os.strerror(ctypes.get_errno())}")
+    os.waitpid(process.pid, 0)
+    yield process
+    assert libc.ptrace(PTRACE_DETACH, process.pid, None, None) == 0
+
+
+def test_a_program_that_a_debugger_holds_is_found(traced):
+    (found,) = troubles()
+    assert f"its process {traced.pid} is held by a debugger" in found["text"]
+    assert found["mend"] == f"let it go on there (process {os.getpid()})"
+
+
+def test_names_that_may_not_be_read_are_said(as_nobody):
+    """As another user than root, who may read all."""
+    run_as_nobody("doctor")
+    names = as_nobody / "alongside/user/names"
+    names.chmod(0)
+    done = run_as_nobody("doctor")
+    assert done.returncode == 1
+    assert f"{names}" in done.stdout.decode()
+    assert "error: " in done.stdout.decode()
+    assert done.stderr == b""
+
+
 def test_a_program_that_may_open_few_files_is_warned():
     source = 'ulimit -n 100; exec "$@"'
     command = ["sh", "-c", source, "sh", *COMMAND, "doctor"]
@@ -705,6 +772,18 @@ os.setuid({NOBODY})
 assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
 sys.exit(main(sys.argv[1:]))
 """
+
+
+@pytest.fixture
+def as_nobody(monkeypatch):
+    """A runtime directory of another user's."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, who becomes another user")
+    path = Path(tempfile.mkdtemp())
+    os.chown(path, NOBODY, NOBODY)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    yield path
+    shutil.rmtree(path)
 
 
 def run_as_nobody(*arguments):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
+_STANDARD_ERROR = 2
 
 _STATUSES = """\
 exit status:
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command line; the process's own if nothing is said.
     """
+    _prepare_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -87,6 +89,20 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         tell(error)
         return WRONG_USAGE
+
+
+def _prepare_streams() -> None:
+    """Have standard streams that are there, and that fail over no character."""
+    # Where one is closed, the next file that is opened would stand in its place.
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
@@ -167,7 +183,11 @@ def _talking(commands: _Commands) -> None:
     waiting.add_argument("--reply", action="store_true", help="wait for one answer, and print it")
     _json(send, "DATA is JSON, and so is the answer that is printed")
     send.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds for all of it (10)"
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help='seconds for all of it (10); "inf" waits for ever',
     )
     _scope(send)
     send.add_argument("--instance", metavar="ID", help="this registration (see ls --long)")
@@ -216,12 +236,12 @@ def _json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=what)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str) -> float | None:
     seconds = float(text)
-    # Not a number is neither.
-    if not 0 <= seconds < float("inf"):
+    # What is not a number is not that, either.
+    if not seconds >= 0:
         raise ValueError
-    return seconds
+    return None if seconds == float("inf") else seconds
 
 
 def _count(text: str) -> int:

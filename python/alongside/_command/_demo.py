@@ -60,7 +60,8 @@ def _begin(names: list[str], programs: list[subprocess.Popen[bytes]]) -> None:
         say(f"    {line}".rstrip())
     for name, about in zip(names, ["paints what it gets", "will be killed"], strict=True):
         command = [sys.executable, "-c", _PROGRAM, name, about]
-        programs.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+        # Ctrl-C is for the demo, which ends them.
+        programs.append(subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0))
 
 
 def _list(place: str, changes: Watch, count: int) -> None:

@@ -7,6 +7,7 @@ not there is no fault; a machine need not have it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -99,19 +100,29 @@ def _scope(scope: Scope) -> Iterator[Finding]:
     subject = f"scope {scope}"
     try:
         places = _core.places(scope)
-        running(scope=scope)
+        _check(scope)
     except NoScope as error:
         # The machine's directory is there, but of no use.
         is_broken = scope == "machine" and os.path.lexists(_core.places(scope)[0][0])
         yield _of(error, subject, "error" if is_broken else "info")
         return
-    except (AlongsideError, ValueError, OSError) as error:
+    except ValueError as error:
         yield _of(error, subject, "error")
         return
     for path, is_there, refusal in places:
         yield from _place(path, is_there, refusal, scope)
-    yield from _content(scope, subject)
+    try:
+        yield from _content(scope, subject)
+    except OSError as error:
+        yield _of(error, subject, "error")
     yield _trial(scope, subject)
+
+
+def _check(scope: Scope) -> None:
+    """Raise NoScope if there is none."""
+    with contextlib.suppress(OSError):
+        # Told where its content is looked at.
+        running(scope=scope)
 
 
 def _of(error: Exception, subject: str, level: str) -> Finding:

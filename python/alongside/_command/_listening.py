@@ -12,7 +12,7 @@ import subprocess
 
 from .. import loops
 from .._publish import publish
-from ._printing import Reader, as_bytes, json_of, note, printable, say, say_message
+from ._printing import Reader, as_bytes, json_of, note, printable, say, say_message, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,10 +36,20 @@ def listen(options: Namespace) -> int:
     if options.reply and not options.exec:
         msg = "--reply sends back what a command prints: say which with --exec"
         raise ValueError(msg)
-    # What goes wrong is told here in a line of its own; the library's log would add a traceback.
-    logging.getLogger("alongside").addHandler(logging.NullHandler())
+    logging.getLogger("alongside").addHandler(_Log(logging.WARNING))
     _Listener(options).serve()
     return 0
+
+
+class _Log(logging.Handler):
+    """Tells in a line what the library logs: a handler that raised, a caller who was not let in."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, (HasEnded, BrokenPipeError)):
+            # This program's own end, of which it says nothing.
+            return
+        tell(error if isinstance(error, Exception) else record.getMessage())
 
 
 class _Listener:
@@ -102,8 +112,7 @@ class _Listener:
         except BrokenPipeError:
             self._is_unread = True
             raise
-        except CommandFailed as error:
-            note(f"alongside: {printable(str(error))}")
+        except CommandFailed:
             if self._options.reply:
                 self._unanswered.append(session)
             raise
@@ -128,8 +137,7 @@ class _Listener:
             say_message(data, as_json=False)
 
     def _as_json(self, data: Any, session: Session) -> str:
-        whole = json_of({"pid": session.peer.pid, "uid": session.peer.uid, "data": None})
-        return whole.removesuffix("null}") + json_of(data) + "}"
+        return json_of({"pid": session.peer.pid, "uid": session.peer.uid, "data": data})
 
     # ---- --exec ----------------------------------------------------------------------------------
 

@@ -44,9 +44,13 @@ def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tell(error: Exception) -> None:
+def tell(error: Exception | str) -> None:
     """Print what went wrong: one line, and what to do about it below."""
-    first, *further = [*words(error).splitlines(), *_notes(error)] or [type(error).__name__]
+    if isinstance(error, str):
+        lines = error.splitlines()
+    else:
+        lines = [*words(error).splitlines(), *_notes(error)]
+    first, *further = lines or [type(error).__name__]
     note(f"alongside: {printable(first)}")
     for line in further:
         note(f"  {printable(line)}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
-from .._directory import connect, find, send_to
+from .._directory import Until, connect, find, send_to
 from .._errors import SessionEnded, TimedOut
+from .._session import limit
 from ._printing import say_message
 from ._processes import why_it_waits
 
@@ -31,6 +31,9 @@ def send(options: Namespace) -> int:
     except TimedOut as error:
         _add_reason(error, options.name, chosen)
         raise
+    except TypeError as error:
+        # JSON knows numbers that no message has.
+        raise ValueError(str(error)) from None
     return 0
 
 
@@ -48,15 +51,18 @@ def _data(text: str, *, is_json: bool) -> Any:
     except ValueError as error:
         msg = f"{text} is no JSON: {error}\nwithout --json it is sent as text, or as bytes"
         raise ValueError(msg) from None
+    except RecursionError:
+        msg = f"{text} is JSON, but too deep"
+        raise ValueError(msg) from None
 
 
-def _ask(name: str, data: Any, timeout: float, chosen: dict[str, Any]) -> Any:
+def _ask(name: str, data: Any, timeout: float | None, chosen: dict[str, Any]) -> Any:
     """Send a message, and wait for one."""
-    until = time.monotonic() + timeout
-    session = connect(name, timeout=timeout, **chosen)
+    until = Until(limit(timeout))
+    session = connect(name, timeout=until.left(), **chosen)
     try:
-        session.send(data, timeout=_left(until))
-        return session.receive(timeout=_left(until))
+        session.send(data, timeout=until.left())
+        return session.receive(timeout=until.left())
     except TimedOut:
         msg = f'the message has been sent, but "{name}" has not answered before the deadline'
         raise TimedOut(msg) from None
@@ -65,10 +71,6 @@ def _ask(name: str, data: Any, timeout: float, chosen: dict[str, Any]) -> Any:
         raise
     finally:
         session.close(timeout=0)
-
-
-def _left(until: float) -> float:
-    return max(0.0, until - time.monotonic())
 
 
 def _add_reason(error: TimedOut, name: str, chosen: dict[str, Any]) -> None:
