@@ -33,6 +33,12 @@ PTRACE_ATTACH, PTRACE_DETACH = 16, 17
 COMMAND = [sys.executable, "-W", "error", "-m", "alongside"]
 
 
+@pytest.fixture(autouse=True)
+def usual_buffers(monkeypatch):
+    """Have output be written late, as it is wherever nobody has said otherwise."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def run(*arguments, **options):
     """Run a command to its end."""
     options = {"stdin": subprocess.DEVNULL} | options if "input" not in options else options
@@ -319,7 +325,7 @@ def test_a_closed_pipe_is_no_fault():
     read, write = os.pipe()
     os.close(read)
     with alongside.publish("a"):
-        for arguments in (["ls"], ["ls", "--json"], ["watch"], ["doctor"], []):
+        for arguments in (["ls"], ["ls", "--json"], ["watch"], ["doctor"], [], ["--help"]):
             done = subprocess.run(
                 [*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, check=False
             )
@@ -530,6 +536,14 @@ def test_answers_are_data_if_asked(listen):
     listen("wrap", "--exec", "cat", "--reply", "--json", "--count", "1")
     told = json.loads(says("send", "wrap", "[1]", "--reply", "--json"))
     assert told["data"] == [1]
+    listen("nothing", "--exec", "echo null", "--reply", "--json")
+    assert says("send", "nothing", "[1]", "--reply", "--json") == "null\n"
+
+
+def test_an_answer_that_is_no_json_fails(listen):
+    listen("wrap", "--exec", "echo {", "--reply", "--json")
+    told = fails(1, "send", "wrap", "[1]", "--wait", "--json")
+    assert "CommandFailed: 'echo {' has answered what is no JSON" in told
 
 
 def test_who_waits_for_an_answer_of_a_command_that_fails_is_told_at_once(listen):
@@ -562,6 +576,18 @@ def test_a_listener_that_nobody_reads_ends(listen):
     assert process.wait() == 0
     assert process.stderr.read() == b""
     assert alongside.running() == []
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["doctor"], []])
+@pytest.mark.usefixtures("sink")
+def test_a_full_disk_is_told(arguments):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no disk that is always full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"alongside: No space left on device\n")
 
 
 def test_what_cannot_be_printed_is_told_on_both_sides(listen):

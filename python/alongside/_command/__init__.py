@@ -56,39 +56,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; the process's own if nothing is said.
     """
     _prepare_streams()
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return DONE
     try:
-        status = _run(options)
-        sys.stdout.flush()
+        try:
+            return _run(arguments)
+        finally:
+            # Here, where it can be told that it failed, not at the interpreter's end.
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return DONE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return status
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Call what the command is, and tell what it raises."""
-    try:
-        module = importlib.import_module(f".{options.module}", __name__)
-        command: Callable[[argparse.Namespace], int] = getattr(module, options.function)
-        return command(options)
-    except BrokenPipeError:
-        raise
     except TimedOut as error:
         tell(error)
         return TIMED_OUT
     except (AlongsideError, OSError) as error:
         tell(error)
+        _drop_output()
         return FAILED
     except ValueError as error:
         tell(error)
         return WRONG_USAGE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Call what the command line says."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return DONE
+    module = importlib.import_module(f".{options.module}", __name__)
+    command: Callable[[argparse.Namespace], int] = getattr(module, options.function)
+    return command(options)
 
 
 def _prepare_streams() -> None:
@@ -106,7 +106,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Have the interpreter's last flush not fail once more."""
+    """Have the interpreter's last flush not fail once more: what is left goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

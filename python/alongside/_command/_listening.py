@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .._session import Session
 
 
+# A caller that takes no answers shall not hold up the others for ever.
+_ANSWER_TIMEOUT = 10.0
+
+
 class CommandFailed(Exception):
     """The command of --exec failed; the sender reads this name."""
 
@@ -112,7 +116,7 @@ class _Listener:
         except BrokenPipeError:
             self._is_unread = True
             raise
-        except CommandFailed:
+        except Exception:
             if self._options.reply:
                 self._unanswered.append(session)
             raise
@@ -128,9 +132,9 @@ class _Listener:
 
     def _handle(self, data: Any, session: Session) -> None:
         if self._options.exec:
-            answer = self._execute(data, session)
-            if answer is not None:
-                session.send(answer)
+            printed = self._execute(data, session)
+            if self._options.reply:
+                session.send(self._answer(printed), timeout=_ANSWER_TIMEOUT)
         elif self._options.json:
             say(self._as_json(data, session))
         else:
@@ -141,8 +145,8 @@ class _Listener:
 
     # ---- --exec ----------------------------------------------------------------------------------
 
-    def _execute(self, data: Any, session: Session) -> Any:
-        """Run the command with a message on its standard input, and give its answer."""
+    def _execute(self, data: Any, session: Session) -> bytes:
+        """Run the command with a message on its standard input; give what it printed for us."""
         options, peer = self._options, session.peer
         message = self._as_json(data, session).encode() if options.json else as_bytes(data)
         environment = {
@@ -159,7 +163,7 @@ class _Listener:
         )
         if done.returncode != 0:
             raise CommandFailed(_failure(options.exec, done.returncode))
-        return self._answer(done.stdout) if options.reply else None
+        return done.stdout or b""
 
     def _answer(self, printed: bytes) -> Any:
         if self._options.json:

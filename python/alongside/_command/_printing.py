@@ -7,6 +7,7 @@ direction of writing round.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 
@@ -36,7 +37,7 @@ def _escaped(character: str) -> str:
 
 def say(line: str) -> None:
     """Print a line at once: whoever reads it may be waiting for it."""
-    print(line, flush=True)
+    _write(f"{line}\n".encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def note(line: str) -> None:
@@ -94,11 +95,11 @@ def say_message(data: Any, *, as_json: bool) -> None:
         say(json_of(data))
     elif isinstance(data, (str, bytes)) and sys.stdout.isatty():
         shown = data if isinstance(data, str) else data.decode(errors="backslashreplace")
-        _say_bytes(_line(printable(shown, kept="\n\t").encode()))
+        _write(_line(printable(shown, kept="\n\t").encode()))
     elif isinstance(data, bytes):
-        _say_bytes(data)
+        _write(data)
     else:
-        _say_bytes(_line(as_bytes(data)))
+        _write(_line(as_bytes(data)))
 
 
 def as_bytes(data: Any) -> bytes:
@@ -120,10 +121,12 @@ def _line(encoded: bytes) -> bytes:
     return encoded if encoded.endswith(b"\n") else encoded + b"\n"
 
 
-def _say_bytes(encoded: bytes) -> None:
+def _write(encoded: bytes) -> None:
+    """Write past the buffers: in them, what could not be written would wait for the next time."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(encoded)
-    sys.stdout.buffer.flush()
+    left = memoryview(encoded)
+    while left:
+        left = left[os.write(sys.stdout.fileno(), left) :]
 
 
 def json_of(data: Any) -> str:
