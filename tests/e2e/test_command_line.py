@@ -196,6 +196,7 @@ def test_what_a_terminal_has_no_letters_for_is_escaped(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     with alongside.publish("ä"):
         assert says("ls").startswith("\\xe4\t")
+        assert json.loads(says("ls", "--json"))[0]["name"] == "ä"
 
 
 # ---- ls ------------------------------------------------------------------------------------------
@@ -729,6 +730,7 @@ def test_what_the_killed_have_left_is_no_trouble(owner):
     process.wait()
     told = json.loads(run("doctor", "--json").stdout)["findings"]
     texts = " ".join(each["text"] for each in told if each["subject"] == "scope user")
+    assert "3 left by programs that were killed" in texts
     assert "names of running programs: 0" in texts
     assert troubles() == []
 
@@ -899,6 +901,20 @@ def test_only_root_sets_the_machine_up():
         command = " ".join(["sudo alongside", *arguments])
         told = f"alongside: only root may set the machine up\n  {command}\n"
         assert done.stderr.decode() == told
+
+
+@ROOT_NEEDED
+@pytest.mark.usefixtures("machine", "as_nobody")
+def test_what_another_user_plants_is_told_with_who_can_remove_it():
+    path = MACHINE / "12345"
+    path.mkdir()
+    for diagnose in (run, run_as_nobody):
+        found = json.loads(diagnose("doctor", "--json").stdout)
+        (flaw,) = [each for each in found["findings"] if each["text"].startswith(str(path))]
+        assert flaw["level"] == "warning"
+        assert "belongs to user 0, not to user 12345" in flaw["text"]
+        assert f"rm -r {path}" in flaw["mend"]
+        assert not found["well"]
 
 
 @ROOT_NEEDED

@@ -8,21 +8,20 @@ not there is no fault; a machine need not have it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
-import resource
-import socket
 import stat
 from pathlib import Path
 from shlex import quote
 
 from .. import _core
-from .._directory import running
+from .._directory import find, running
 from .._errors import AlongsideError, NoScope
+from ._finding import Finding, finding_of
 from ._listing import full_name, user
-from ._printing import json_of, printable, say, words
+from ._printing import printable, say, say_json
 from ._processes import why_it_waits
+from ._system import file_system, kernel, limits, shown_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,30 +32,10 @@ if TYPE_CHECKING:
     from .._types import Scope
 
 _SCOPES: tuple[Scope, ...] = ("login", "user", "machine")
-# A session takes about eight descriptors: with fewer than these, a program has few sessions.
-_FEW_DESCRIPTORS = 256
 # What a mount of these types says of a lock may be another machine's word, or nobody's.
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph")
-# Linux 6.5; the same number on all machines but MIPS, PA-RISC and SPARC.
-_SO_PEERPIDFD = 77
+_TRIAL = "alongside/doctor"
 _PARTS = ("names", "lives", "sockets")
-
-
-class Finding:
-    """What a check has found.
-
-    Attributes:
-        level: "info", which is as it should be, "warning" or "error".
-        subject: what it is about: "scope user", "kernel".
-        text: in one sentence.
-        mend: how to mend it; empty if nothing needs to be.
-    """
-
-    def __init__(self, level: str, subject: str, text: str, mend: str = "") -> None:
-        self.level = level
-        self.subject = subject
-        self.text = text
-        self.mend = mend
 
 
 def doctor(options: Namespace) -> int:
@@ -64,7 +43,7 @@ def doctor(options: Namespace) -> int:
     findings = [finding for check in _checks() for finding in check()]
     is_well = all(finding.level == "info" for finding in findings)
     if options.json:
-        say(json_of({"well": is_well, "findings": [vars(finding) for finding in findings]}))
+        say_json({"well": is_well, "findings": [vars(finding) for finding in findings]})
     else:
         _report(findings, is_well=is_well)
     return 0 if is_well else 1
@@ -88,8 +67,8 @@ def _checks() -> Iterator[Callable[[], Iterator[Finding]]]:
         yield functools.partial(_scope, scope)
     yield _runtime_directory
     yield _waiting
-    yield _kernel
-    yield _limits
+    yield kernel
+    yield limits
 
 
 # ---- scopes --------------------------------------------------------------------------------------
@@ -104,30 +83,28 @@ def _scope(scope: Scope) -> Iterator[Finding]:
     except NoScope as error:
         # The machine's directory is there, but of no use.
         is_broken = scope == "machine" and os.path.lexists(_core.places(scope)[0][0])
-        yield _of(error, subject, "error" if is_broken else "info")
+        yield finding_of(error, subject, "error" if is_broken else "info")
         return
     except ValueError as error:
-        yield _of(error, subject, "error")
+        yield finding_of(error, subject, "error")
         return
     for path, is_there, refusal in places:
         yield from _place(path, is_there, refusal, scope)
     try:
         yield from _content(scope, subject)
     except OSError as error:
-        yield _of(error, subject, "error")
+        yield finding_of(error, subject, "error")
     yield _trial(scope, subject)
 
 
 def _check(scope: Scope) -> None:
-    """Raise NoScope if there is none."""
+    """Raise NoScope if there is none.
+
+    By one name: looking at all would remove what the killed have left, before it is counted.
+    """
     with contextlib.suppress(OSError):
         # Told where its content is looked at.
-        running(scope=scope)
-
-
-def _of(error: Exception, subject: str, level: str) -> Finding:
-    text, _, mend = words(error).partition("\n")
-    return Finding(level, subject, text, mend)
+        find(_TRIAL, scope=scope)
 
 
 def _place(path: Path, is_there: bool, refusal: str | None, scope: Scope) -> Iterator[Finding]:
@@ -135,7 +112,7 @@ def _place(path: Path, is_there: bool, refusal: str | None, scope: Scope) -> Ite
     if not is_there:
         yield Finding("info", subject, f"{path}: not there; made when a name is published")
     elif refusal is None:
-        yield Finding("info", subject, f"{path}: {_shown_type(path)}")
+        yield Finding("info", subject, f"{path}: {shown_type(path)}")
         yield from _far(path, subject)
         yield from _rooms(path, scope)
     elif path.name.startswith("."):
@@ -149,8 +126,15 @@ def _place(path: Path, is_there: bool, refusal: str | None, scope: Scope) -> Ite
 
 
 def _removal(path: Path) -> str:
-    is_directory = path.is_dir() and not path.is_symlink()
-    return f"remove it: {'rm -r' if is_directory else 'rm'} {quote(str(path))}"
+    """Say how to remove what is in the way, and who can if this user cannot."""
+    try:
+        found, owners = path.lstat(), {0, path.lstat().st_uid, path.parent.stat().st_uid}
+    except OSError:
+        return "it is gone meanwhile"
+    command = f"{'rm -r' if stat.S_ISDIR(found.st_mode) else 'rm'} {quote(str(path))}"
+    if os.geteuid() in owners:
+        return f"remove it: {command}"
+    return f"{user(found.st_uid)}, or root, can remove it: {command}"
 
 
 def _far(path: Path, subject: str) -> Iterator[Finding]:
@@ -207,9 +191,9 @@ def _trial(scope: Scope, subject: str) -> Finding:
 
     try:
         about = "looks whether a name can be published"
-        publish("alongside/doctor", unique=True, about=about, scope=scope).revoke()
+        publish(_TRIAL, unique=True, about=about, scope=scope).revoke()
     except (AlongsideError, OSError, ValueError) as error:
-        return _of(error, subject, "error")
+        return finding_of(error, subject, "error")
     return Finding("info", subject, "names can be published")
 
 
@@ -270,98 +254,3 @@ def _standstill(peer: Peer, names: str) -> Finding | None:
     is_ours = os.geteuid() in {0, peer.uid}
     mend = reason.mend if is_ours else f"{user(peer.uid)}, or root: {reason.mend}"
     return Finding(reason.level, "who waits", text, mend)
-
-
-# ---- the kernel ----------------------------------------------------------------------------------
-
-
-def _kernel() -> Iterator[Finding]:
-    yield Finding("info", "kernel", f"{os.uname().sysname} {os.uname().release}")
-    if _has_process_file_system():
-        yield Finding("info", "kernel", "each process has an inode of its own (pidfs)")
-    else:
-        text = "processes have no inodes of their own (pidfs, Linux 6.9)"
-        mend = "other users' processes are told apart by when they began instead"
-        yield Finding("info", "kernel", text, mend)
-    if _tells_peers():
-        yield Finding("info", "kernel", "a socket gives its peer's process (SO_PEERPIDFD)")
-    else:
-        text = "a socket does not give its peer's process (SO_PEERPIDFD, Linux 6.5)"
-        yield Finding("info", "kernel", text, "it is looked up by its number instead")
-
-
-def _has_process_file_system() -> bool:
-    """Whether handles of processes are files of their own, and not all the same anonymous one."""
-    handles = os.pidfd_open(os.getpid()), os.eventfd(0)
-    try:
-        process, anonymous = (os.fstat(handle).st_dev for handle in handles)
-    finally:
-        for handle in handles:
-            os.close(handle)
-    return process != anonymous
-
-
-def _tells_peers() -> bool:
-    one, other = socket.socketpair()
-    with one, other:
-        try:
-            handle = one.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        except OSError:
-            return False
-    os.close(handle)
-    return True
-
-
-def _shown_type(path: Path) -> str:
-    kind = file_system(path)
-    return "there" if kind is None else f"there, on {kind}"
-
-
-def file_system(path: Path) -> str | None:
-    """Give the type of the file system in which a path lies; None if the mounts do not say."""
-    try:
-        device = path.stat().st_dev
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    # As in "36 35 0:32 / /run rw - tmpfs tmpfs rw": the device, and behind the dash the type.
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    kinds = [mount.partition(" - ")[2].split()[0] for mount in mounts if mount.split()[2] == wanted]
-    return kinds[-1] if kinds else None
-
-
-# ---- limits --------------------------------------------------------------------------------------
-
-
-def _limits() -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"a program may have {_shown_limit(soft)} descriptors open, of at most "
-    text += f"{_shown_limit(hard)} that it can ask for"
-    if 0 <= soft < _FEW_DESCRIPTORS:
-        mend = f"ulimit -n {_FEW_DESCRIPTORS} or more: a session takes about eight"
-        yield Finding("warning", "limits", text, mend)
-    else:
-        yield Finding("info", "limits", text)
-    yield from _watches()
-
-
-def _shown_limit(limit: int) -> str:
-    return "any number of" if limit == resource.RLIM_INFINITY else str(limit)
-
-
-def _watches() -> Iterator[Finding]:
-    """Watch for a moment: each watch takes one of the user's inotify instances."""
-    from .._watch import watch
-
-    path = Path("/proc/sys/fs/inotify/max_user_instances")
-    most = path.read_text().strip() if path.exists() else "an unknown number of"
-    try:
-        watch().close()
-    except OSError as error:
-        finding = _of(error, "limits", "error")
-        if error.errno == errno.EMFILE:
-            finding.text = f"names cannot be watched: this user has {most} watches already"
-            finding.mend = f"sysctl {'.'.join(path.parts[3:])}=1024, as root"
-        yield finding
-    else:
-        yield Finding("info", "limits", f"all programs of a user together may have {most} watches")

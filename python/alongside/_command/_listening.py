@@ -12,7 +12,7 @@ import subprocess
 
 from .. import loops
 from .._publish import publish
-from ._printing import Reader, as_bytes, json_of, note, printable, say, say_message, tell
+from ._printing import Reader, as_bytes, note, printable, say_json, say_message, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,19 +136,19 @@ class _Listener:
             if self._options.reply:
                 session.send(self._answer(printed), timeout=_ANSWER_TIMEOUT)
         elif self._options.json:
-            say(self._as_json(data, session))
+            say_json(self._with_sender(data, session))
         else:
             say_message(data, as_json=False)
 
-    def _as_json(self, data: Any, session: Session) -> str:
-        return json_of({"pid": session.peer.pid, "uid": session.peer.uid, "data": data})
+    def _with_sender(self, data: Any, session: Session) -> dict[str, Any]:
+        return {"pid": session.peer.pid, "uid": session.peer.uid, "data": data}
 
     # ---- --exec ----------------------------------------------------------------------------------
 
     def _execute(self, data: Any, session: Session) -> bytes:
         """Run the command with a message on its standard input; give what it printed for us."""
         options, peer = self._options, session.peer
-        message = self._as_json(data, session).encode() if options.json else as_bytes(data)
+        message = as_bytes(self._with_sender(data, session) if options.json else data)
         environment = {
             "ALONGSIDE_NAME": self._name,
             "ALONGSIDE_PEER_PID": str(peer.pid),

@@ -8,7 +8,7 @@ import time
 
 from .. import _core
 from .._directory import running
-from ._printing import Reader, json_of, note, printable, say, say_table
+from ._printing import Reader, json_of, note, printable, say, say_json, say_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def ls(options: Namespace) -> int:
     """List the running programs."""
     entries = running(options.pattern, scope=options.scope)
     if options.json:
-        say(json_of([described(entry) for entry in entries]))
+        say_json([_described(entry) for entry in entries])
         return 0
     row = _long_row if options.long else row_of
     if entries:
@@ -45,11 +45,14 @@ def watch(options: Namespace) -> int:
     with begin(options.pattern, scope=options.scope) as changes:
         while True:
             while (change := changes._take()) is not None:
-                say(_change_as_json(change) if options.json else _change_as_text(change))
+                if options.json:
+                    say_json(_described_change(change))
+                else:
+                    say(_change_as_text(change))
             reader.wait_until_readable(changes.fileno())
 
 
-def described(entry: Entry) -> dict[str, Any]:
+def _described(entry: Entry) -> dict[str, Any]:
     """Give an entry as data."""
     return {
         "name": entry.name,
@@ -114,9 +117,8 @@ def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
-def _change_as_json(change: _core.Change) -> str:
-    is_first = {"kind": change.kind, "initial": change.initial}
-    return json_of(is_first | described(change.entry))
+def _described_change(change: _core.Change) -> dict[str, Any]:
+    return {"kind": change.kind, "initial": change.initial} | _described(change.entry)
 
 
 def _change_as_text(change: _core.Change) -> str:

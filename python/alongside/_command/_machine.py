@@ -15,7 +15,7 @@ from pathlib import Path
 from .._directory import running
 from .._errors import Denied, NoScope
 from ._listing import full_name
-from ._printing import json_of, say
+from ._printing import say, say_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def setup_machine(options: Namespace) -> int:
         raise Denied(msg)
     done = [*_remove()] if options.undo else [*_make()]
     if options.json:
-        say(json_of({"done": done}))
+        say_json({"done": done})
     else:
         for line in done:
             say(line)

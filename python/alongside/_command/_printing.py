@@ -40,6 +40,11 @@ def say(line: str) -> None:
     _write(f"{line}\n".encode(sys.stdout.encoding, "backslashreplace"))
 
 
+def say_json(data: Any) -> None:
+    """Print data as one line of JSON, which is UTF-8 whatever the terminal's letters are."""
+    _write(f"{json_of(data)}\n".encode())
+
+
 def note(line: str) -> None:
     """Print a line that is no result."""
     print(line, file=sys.stderr, flush=True)
@@ -92,7 +97,7 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def say_message(data: Any, *, as_json: bool) -> None:
     """Print a message: text and bytes as they are, everything else as JSON."""
     if as_json:
-        say(json_of(data))
+        say_json(data)
     elif isinstance(data, (str, bytes)) and sys.stdout.isatty():
         shown = data if isinstance(data, str) else data.decode(errors="backslashreplace")
         _write(_line(printable(shown, kept="\n\t").encode()))
