@@ -141,6 +141,8 @@ class _Callers:
         self._loop = loop
         # Each is kept by its callbacks, of which it has one at least.
         self._open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        # It has been said already that nobody can be let in.
+        self._is_told = False
         loop._take_up(self)
         self._served = loop._hub.serve(registration, self._let_in)
 
@@ -161,8 +163,12 @@ class _Callers:
         try:
             taken = self._registration._step()
         except Exception:
-            _log.exception("callers cannot be let in, by %r", self._registration)
+            # A shortage, of descriptors mostly: callers wait, and it is tried again and again.
+            if not self._is_told:
+                _log.exception("callers cannot be let in for now, by %r", self._registration)
+            self._is_told = True
             return
+        self._is_told = self._is_told and not taken
         for connection, wants_reports in taken:
             session = Session(connection, None)
             remember(session)

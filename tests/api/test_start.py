@@ -37,7 +37,7 @@ def wait_for_end(handle):
 def test_the_peer_is_named_by_the_kernel(program):
     session = program("s.send([os.getpid(), os.getuid(), s.peer.pid, s.peer.uid]); s.receive()")
     assert session.receive() == [session.peer.pid, os.getuid(), os.getpid(), os.getuid()]
-    assert session.peer.executable == Path(sys.executable).resolve()
+    assert session.peer.executable == str(Path(sys.executable).resolve())
     age = Path(f"/proc/{session.peer.pid}").stat().st_ctime - session.peer.start_time
     assert abs(age) < 5
 

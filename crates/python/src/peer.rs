@@ -1,6 +1,6 @@
 //! Facts that Python gets to see: who the other process is, and what a session has done.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use pyo3::prelude::*;
 
@@ -17,7 +17,7 @@ pub(crate) struct Peer {
     pid: u32,
     start_time: f64,
     uid: u32,
-    executable: Option<PathBuf>,
+    executable: Option<OsString>,
 }
 
 impl PartialEq for Peer {
@@ -39,7 +39,7 @@ impl From<&alongside_core::Identity> for Peer {
             pid: identity.pid,
             start_time: identity.start_time_s,
             uid: identity.uid,
-            executable: identity.executable.clone(),
+            executable: identity.executable.clone().map(Into::into),
         }
     }
 }
@@ -47,7 +47,7 @@ impl From<&alongside_core::Identity> for Peer {
 #[pymethods]
 impl Peer {
     #[new]
-    pub(crate) fn new(pid: u32, start_time: f64, uid: u32, executable: Option<PathBuf>) -> Peer {
+    pub(crate) fn new(pid: u32, start_time: f64, uid: u32, executable: Option<OsString>) -> Peer {
         Peer { pid, start_time, uid, executable }
     }
 
@@ -56,7 +56,7 @@ impl Peer {
         format!("Peer(pid={}, uid={}, executable={executable:?})", self.pid, self.uid)
     }
 
-    fn __getnewargs__(&self) -> (u32, f64, u32, Option<PathBuf>) {
+    fn __getnewargs__(&self) -> (u32, f64, u32, Option<OsString>) {
         (self.pid, self.start_time, self.uid, self.executable.clone())
     }
 }

@@ -62,6 +62,9 @@ pub fn create(name: &str, bytes: usize, access: Access) -> Result<(Mapping, Owne
     Ok((mapping, file))
 }
 
+/// Memory up to this length is mapped page by page, when it is used.
+const SHORT_LAP: usize = 192 << 10;
+
 /// Checks and maps a memory file that another process made; `most` bounds its size in bytes.
 pub fn adopt(file: &OwnedFd, access: Access, most: usize) -> Result<Mapping, BadFile> {
     let bytes = check(file.as_fd(), access, most)?;
@@ -121,8 +124,10 @@ impl Mapping {
         access: Access,
     ) -> Result<Mapping, Errno> {
         // Populated ahead of first use: a ring that faults its pages in one by one is 15 times
-        // slower on its first lap.
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // slower on its first lap. Where that lap is short, as in the many sessions of one owner, of
+        // which most say a word or two, it costs more than all they say.
+        let ahead = if bytes > SHORT_LAP { MapFlags::POPULATE } else { MapFlags::empty() };
+        let flags = MapFlags::SHARED | ahead;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0) }?;

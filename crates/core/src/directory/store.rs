@@ -188,8 +188,7 @@ impl Store {
             return Err(NoEntry::Foreign { uid: facts.uid, mode: facts.mode });
         }
         let mut space = [0; entry::MOST_BYTES];
-        let bytes =
-            file::read(&file, facts.bytes, &mut space).map_err(NoEntry::Unreadable)?;
+        let bytes = file::read(&file, facts.bytes, &mut space).map_err(NoEntry::Unreadable)?;
         match Entry::from_bytes(parts, bytes)? {
             entry if entry.uid == self.owner => Ok(entry),
             _ => Err(NoEntry::Garbage("it speaks for another user".into())),
@@ -240,11 +239,7 @@ impl Store {
             // A name with a dot is a change under way: it counts when it has replaced the entry.
             match is_alive {
                 true if name.starts_with('.') => {}
-                true => alive(Found {
-                    entry,
-                    home: Arc::clone(&home),
-                    scope: Arc::clone(&scope),
-                }),
+                true => alive(Found { entry, home: Arc::clone(&home), scope: Arc::clone(&scope) }),
                 false => {
                     if swept < SWEPT_AT_ONCE {
                         swept += 1;
