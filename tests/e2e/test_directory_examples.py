@@ -224,32 +224,30 @@ def test_the_windows_can_be_looked_at(servers, viewer, display, tmp_path):
         viewer.send(text, "Send and wait")
         wait_until(lambda row=row: len(viewer.lines()) == row + 1)
     picture = Image.new("RGB", (600, 450), "#eceef1")
-    places = {viewer: (45, 12, 510, 240), servers[0]: (12, 264, 276, 174)}
-    places[servers[1]] = (312, 264, 276, 174)
-    for window, place in places.items():
-        picture.paste(photograph(window, place, display), place[:2])
+    picture.paste(photograph(viewer, (510, 240), display), (45, 12))
+    for server, left in zip(servers, (12, 312), strict=True):
+        picture.paste(photograph(server, (276, 174), display), (left, 264))
     picture.save(tmp_path / PICTURE)
     if directory := os.environ.get("ALONGSIDE_PICTURES"):
         shutil.copy(tmp_path / PICTURE, directory)
 
 
-def photograph(window, place, display):
-    """Give what the screen shows of a window, at its place."""
-    left, top, width, height = place
-    window.ask(f"root.geometry('{width}x{height}+{left}+{top}')")
+def photograph(window, size, display):
+    """Give what the screen shows of a window, wherever it stands, once it is drawn."""
+    window.ask("root.geometry('{}x{}')".format(*size))
     window.ask("root.lift()")
-    window.ask("root.update()")
-    box = (left, top, left + width, top + height)
-    found = None
-    while found is None or is_blank(found):
-        found = ImageGrab.grab(box, xdisplay=display)
-    return found
-
-
-def is_blank(picture):
-    """Whether the server has not drawn it yet, or not to its last line."""
-    last = picture.crop((0, picture.height - 1, picture.width, picture.height))
-    return len(picture.getcolors(1 << 20)) < 10 or last.getextrema() == ((0, 0),) * 3
+    before = None
+    while True:
+        window.ask("root.update()")
+        left, top, *found = window.ask(
+            "[root.winfo_rootx(), root.winfo_rooty(), root.winfo_width(), root.winfo_height()]"
+        )
+        box = (left, top, left + found[0], top + found[1])
+        picture = ImageGrab.grab(box, xdisplay=display)
+        is_drawn = picture.getcolors(9) is None
+        if found == list(size) and is_drawn and picture == before:
+            return picture
+        before = picture
 
 
 # ---- without windows -----------------------------------------------------------------------------
