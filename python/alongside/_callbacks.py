@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ._hub import Watched
     from ._session import Session
+    from ._types import Tenant
 
 _log = logging.getLogger("alongside")
 
@@ -334,6 +335,8 @@ def _shown(thing: object) -> str:
 _lock = threading.RLock()
 # A hub keeps those whose sessions it watches, and a session its own; nothing else does.
 _all: weakref.WeakSet[Callbacks] = weakref.WeakSet()
+# Those of registrations and watches.
+_others: weakref.WeakSet[Tenant] = weakref.WeakSet()
 
 
 def set_callback(
@@ -383,10 +386,28 @@ def _move(served: Callbacks, which: str, on: Loop) -> None:
     served.loop = on
 
 
-def all_on(loop: Loop) -> list[Callbacks]:
+def all_on(loop: Loop) -> list[Tenant]:
     """Give those that run in a place."""
     with _lock:
-        return [served for served in _all if served.loop == loop]
+        return [tenant for tenant in [*_all, *_others] if tenant.loop == loop]
+
+
+def move_in(tenant: Tenant) -> object:
+    """Run callbacks that are no session's in their loop, until that ends.
+
+    Returns:
+        What `move_out` takes.
+    """
+    tenant.loop._take_up(tenant)
+    _others.add(tenant)
+    return tenant.loop._keep(tenant)
+
+
+def move_out(tenant: Tenant, kept: object) -> None:
+    """Run them no longer."""
+    _others.discard(tenant)
+    tenant.loop._keep_no_longer(kept)
+    tenant.loop._let_go(tenant)
 
 
 def leave(session: Session) -> None:

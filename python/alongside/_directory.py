@@ -136,6 +136,9 @@ def _call(
     *,
     wants_reports: bool = False,
 ) -> _core.Call:
+    if isinstance(name, _core.Registration):
+        # This program's own, which is as good as its entry.
+        name = name._entry() or ""
     if isinstance(name, Entry):
         uid, scope, instance = name.peer.uid, name.scope, name.instance
         return _core.Call(name.name, scope, instance, uid, max_message, wants_reports)
@@ -290,8 +293,11 @@ def _judge(report: Any, name: str | Entry) -> None:
     raise RemoteError(msg, kind=kind, traceback=where)
 
 
-def text(name: str) -> str:
-    """Refuse what cannot be written as UTF-8, with a word of why."""
+def text(name: Any) -> str:
+    """Refuse what is no text, or cannot be written as UTF-8, with a word of why."""
+    if not isinstance(name, str):
+        msg = f"a name is a str, not {name!r}"
+        raise TypeError(msg)
     try:
         name.encode()
     except UnicodeEncodeError:

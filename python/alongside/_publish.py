@@ -138,25 +138,34 @@ class _Callers:
         self._registration = registration
         self._on_message = on_message
         self._on_connect = on_connect
-        self._loop = loop
+        self.loop = loop
         # Each is kept by its callbacks, of which it has one at least.
         self._open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         # It has been said already that nobody can be let in.
         self._is_told = False
-        loop._take_up(self)
-        self._served = loop._hub.serve(registration, self._let_in)
+        self._is_stopped = False
+        from ._callbacks import move_in
+
+        self._kept = move_in(self)
+        self._hub = loop._hub
+        self._served = self._hub.serve(registration, self._let_in)
 
     def sessions(self) -> list[Session]:
         return [session for session in list(self._open.values()) if session.alive]
 
     def stop(self) -> None:
         """Let nobody in any more."""
-        self._loop._hub.dismiss(self._served)
-        self._loop._let_go(self)
+        from ._callbacks import move_out
+
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self._hub.dismiss(self._served)
+        move_out(self, self._kept)
 
     def give_up(self) -> None:
         """Take the name away: where callers would be let in nothing runs any more."""
-        _log.error("%r ends, and with it %r", self._loop, self._registration)
+        _log.info("%r ends, and with it %r", self.loop, self._registration)
         self._registration.revoke()
 
     def _let_in(self, _budget: int) -> None:
@@ -187,7 +196,7 @@ class _Callers:
         from ._callbacks import Once
 
         greeting = self._greet_at_length(result, session, wants_reports)
-        self._loop._spawn(Once(greeting, lambda: self._leave(session)))
+        self.loop._spawn(Once(greeting, lambda: self._leave(session)))
 
     async def _greet_at_length(
         self, greeting: Awaitable[object], session: Session, wants_reports: bool
@@ -201,10 +210,13 @@ class _Callers:
     def _take_up(self, session: Session, wants_reports: bool) -> None:
         """Have the callbacks served from now on."""
         if self._on_message is not None:
-            handler = _Handler(self._on_message, session, self._loop, wants_reports)
-            session.on_message(handler.routine(), on=self._loop)
+            from ._callbacks import is_async
+
+            kind = _AsyncHandler if is_async(self._on_message) else _Handler
+            handler = kind(self._on_message, session, self.loop, wants_reports)
+            session.on_message(handler, on=self.loop)
         if session._served is None or session._served.close is None:
-            session.on_close(lambda _: self._end(session), on=self._loop)
+            session.on_close(lambda _: self._end(session), on=self.loop)
 
     def _end(self, session: Session) -> None:
         """Let an ended session go, whoever has it, unless there may be messages to receive."""
@@ -234,13 +246,12 @@ class _Handler:
         self._loop = loop
         self._wants_reports = wants_reports
 
-    def routine(self) -> Callable[[Any], object]:
-        """Give what is called with each message: an async function if the program's own is."""
-        from ._callbacks import is_async
+    def __repr__(self) -> str:
+        # It is named where the program's own function is meant.
+        return repr(self._on_message)
 
-        return self._handle_async if is_async(self._on_message) else self._handle
-
-    def _handle(self, data: object) -> object:
+    def __call__(self, data: object) -> object:
+        """Handle a message; give what is still to be awaited."""
         try:
             result: Any = self._on_message(data, self._session)
             if inspect.isawaitable(result) and self._loop._takes_coroutines:
@@ -250,10 +261,6 @@ class _Handler:
             return None
         self._report(None)
         return result
-
-    async def _handle_async(self, data: object) -> None:
-        result: Any = self._on_message(data, self._session)
-        await self._finish(result)
 
     async def _finish(self, result: Awaitable[object]) -> None:
         try:
@@ -283,12 +290,23 @@ class _Handler:
             self._session.close(timeout=0)
 
 
+class _AsyncHandler(_Handler):
+    """The same for an async function."""
+
+    async def __call__(self, data: object) -> None:
+        """Handle a message to the end."""
+        result: Any = self._on_message(data, self._session)
+        await self._finish(result)
+
+
 def _told(error: Exception) -> tuple[str, str, str]:
     """Give what a caller is told of an exception."""
-    whole = "".join(traceback.format_exception(error))
+    # From the program's own function on: what calls it is of no use to who reads this.
+    where = error.__traceback__ and error.__traceback__.tb_next
+    whole = "".join(traceback.format_exception(type(error), error, where))
     parts = (type(error).__qualname__, str(error), whole[-_TRACEBACK_CHARACTERS:])
-    kind, words, where = (part.encode("utf-8", "replace").decode() for part in parts)
-    return kind, words[:_TRACEBACK_CHARACTERS], where
+    kind, words, shown = (part.encode("utf-8", "replace").decode() for part in parts)
+    return kind, words[:_TRACEBACK_CHARACTERS], shown
 
 
 # ---- publishing ----------------------------------------------------------------------------------
@@ -354,6 +372,10 @@ def publish(
         from ._callbacks import place
 
         loop = place(on, handler, on_connect)
+    given: Any = about
+    if not isinstance(given, str):
+        msg = f"about is a str, not {given!r}"
+        raise TypeError(msg)
     wanted: dict[str, object] = {
         "about": about,
         "info": "{}" if info is None else _json(info),

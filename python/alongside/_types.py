@@ -1,12 +1,19 @@
 """Types that stand in signatures; only type checkers load them."""
 
-from typing import Literal, Protocol, TypeAlias
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from .loops import Loop
 
 Scope: TypeAlias = Literal["login", "user", "machine"]
 
 
 class Tenant(Protocol):
     """What runs callbacks in a loop: those of a session, of a registration, of a watch."""
+
+    loop: Loop
 
     def give_up(self) -> None:
         """End them: the loop is closed, or has cancelled them."""

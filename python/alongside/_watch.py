@@ -35,6 +35,7 @@ class Watch(_core.Watch):
 
     _callback: _Callback | None = None
     _is_awaited = False
+    _pattern = "*"
 
     def next(self, *, timeout: float | None = None) -> Change:
         """Give the next change, waiting for it.
@@ -106,6 +107,9 @@ class Watch(_core.Watch):
         self.on_change(None)
         self._close()
 
+    def __repr__(self) -> str:
+        return f"<alongside.Watch of {self._pattern!r}>"
+
     def __enter__(self) -> Self:
         return self
 
@@ -127,29 +131,36 @@ class _Callback:
     def __init__(self, watch: Watch, callback: Callable[[Change], object], loop: Loop) -> None:
         self._watch = watch
         self._callback = callback
-        self._loop = loop
+        self.loop = loop
         self._is_over = False
         self._served: Served | None = None
-        loop._take_up(self)
+        from ._callbacks import move_in
+
+        self._kept = move_in(self)
+        self._hub = loop._hub
         self._begin()
 
     def stop(self) -> None:
+        from ._callbacks import move_out
+
+        if self._is_over:
+            return
         self._is_over = True
         self._pause()
-        self._loop._let_go(self)
+        move_out(self, self._kept)
 
     def give_up(self) -> None:
         """Call nobody any more: the loop has ended, or has cancelled that."""
-        _log.error("%r ends, and with it the callback of %r", self._loop, self._watch)
+        _log.info("%r ends, and with it the callback of %r", self.loop, self._watch)
         self._watch.on_change(None)
 
     def _begin(self) -> None:
-        self._served = self._loop._hub.serve(self._watch, self._ready)
+        self._served = self._hub.serve(self._watch, self._ready)
 
     def _pause(self) -> None:
         served, self._served = self._served, None
         if served is not None:
-            self._loop._hub.dismiss(served)
+            self._hub.dismiss(served)
 
     def _ready(self, budget: int) -> None:
         for _ in range(budget):
@@ -167,12 +178,12 @@ class _Callback:
             except Exception:
                 _log.exception("%r raised", self._callback)
                 continue
-            if inspect.isawaitable(result) and self._loop._takes_coroutines:
+            if inspect.isawaitable(result) and self.loop._takes_coroutines:
                 from ._callbacks import Once
 
                 # Not looked at until this one is through: one at a time.
                 self._pause()
-                self._loop._spawn(Once(self._finish(result), self.give_up))
+                self.loop._spawn(Once(self._finish(result), self.give_up))
                 return
 
     async def _finish(self, result: Awaitable[object]) -> None:
@@ -198,4 +209,6 @@ def watch(pattern: str = "*", /, *, scope: Scope = "user") -> Watch:
         Denied: the scope's directory is not this user's alone.
         OSError: it cannot be watched; `filename` says which.
     """
-    return Watch(text(pattern), scope)
+    watch = Watch(text(pattern), scope)
+    watch._pattern = pattern
+    return watch

@@ -268,6 +268,46 @@ def test_a_nursery_that_ends_takes_its_name_with_it():
     trio.run(main)
 
 
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_a_loop_that_ends_takes_its_names_and_watches_with_it(run, is_awaited):
+    async def take_async(data, session):
+        pass
+
+    take = take_async if is_awaited else lambda data, session: None
+    kept = []
+
+    async def main():
+        kept.append(alongside.publish("a", take, on=loops.Asyncio()))
+        kept.append(alongside.watch())
+        kept[1].on_change(print, on=loops.Asyncio())
+        with alongside.publish("b", take, on=loops.Asyncio()):
+            await alongside.asend_to("a", 1, wait=True)
+
+    run(main())
+    assert alongside.running() == []
+    kept[0].revoke()
+    # The watch goes on, for whoever asks.
+    assert kept[1].next(timeout=30).kind in {"appeared", "vanished"}
+    kept[1].close()
+
+
+def test_a_loop_may_be_given_names_from_another_thread(run):
+    async def main():
+        loop = loops.Asyncio()
+
+        def publish():
+            return alongside.publish("a", lambda data, session: None, on=loop)
+
+        registration = await asyncio.to_thread(publish)
+        await alongside.asend_to("a", 1, wait=True)
+        await asyncio.to_thread(registration.revoke)
+        with alongside.publish("b", lambda data, session: None, on=loop):
+            await alongside.asend_to("b", 1, wait=True)
+
+    run(main())
+    assert alongside.running() == []
+
+
 # ---- names and targets ---------------------------------------------------------------------------
 
 
@@ -320,6 +360,7 @@ def test_a_target_is_kept_unless_it_is_weak():
         ((), {"weak": True}, "none is given"),
         ((), {"on_message": 7}, "cannot be called"),
         ((), {"on_message": print, "on": 7}, "is no loop"),
+        ((), {"about": 7}, "about is a str"),
     ],
 )
 def test_a_target_that_is_none_is_refused(args, named, text):
@@ -342,3 +383,32 @@ def test_threads_that_publish_unique_names_never_get_the_same():
     assert len({each.name for each in got}) == 80
     for each in got:
         each.revoke()
+
+
+def test_the_log_and_the_caller_are_told_of_the_program_s_own_function(caplog):
+    def take(data, session):
+        raise ValueError(data)
+
+    with alongside.publish("a", take) as mine:
+        with pytest.raises(alongside.RemoteError) as told:
+            alongside.send_to(mine, "words", wait=True)
+        assert "_publish.py" not in told.value.traceback
+        wait_until(lambda: caplog.records)
+    assert "take at 0x" in caplog.text
+    assert "_Handler" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: alongside.running(None),
+        lambda: alongside.find(b"a"),
+        lambda: alongside.publish(5),
+        lambda: alongside.connect(None),
+        lambda: alongside.send_to(5, 1),
+        lambda: alongside.watch(5),
+    ],
+)
+def test_what_is_no_name_is_refused_in_words(call):
+    with pytest.raises(TypeError, match="a name is a str, not"):
+        call()

@@ -166,6 +166,27 @@ def test_tk_takes_no_descriptors_beyond_its_bound_and_recovers(tk):
     )
 
 
+def test_a_tk_window_that_is_destroyed_takes_its_names_and_watches_with_it(tk):
+    tk(
+        """
+        name = f"window/{os.getpid()}"
+        registration = alongside.publish(name, lambda data, session: None, on=loops.Tk(root))
+        watch = alongside.watch(name)
+        seen = []
+        def changed(change):
+            seen.append(change.kind)
+            root.destroy()
+        watch.on_change(changed, on=loops.Tk(root))
+        root.mainloop()
+        assert seen == ["appeared"], seen
+        assert alongside.find(name) is None
+        # What else happens goes to whoever asks.
+        assert watch.next(timeout=60).kind == "vanished"
+        session.close()
+        """
+    )
+
+
 def test_a_part_of_a_window_that_is_destroyed_takes_no_callbacks(tk):
     tk(
         """

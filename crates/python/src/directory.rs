@@ -122,8 +122,9 @@ impl Entry {
     }
 
     fn __repr__(&self) -> String {
-        let CoreEntry { name, instance, pid, .. } = &self.core;
-        format!("Entry(name={name:?}, instance={instance:?}, pid={pid})")
+        let CoreEntry { name, instance, pid, about, .. } = &self.core;
+        let about = if about.is_empty() { String::new() } else { format!(", about={about:?}") };
+        format!("Entry(name={name:?}, instance={instance:?}, pid={pid}{about})")
     }
 }
 
@@ -374,7 +375,8 @@ impl Call {
 
 impl Call {
     fn late(&self, py: Python<'_>) -> PyErr {
-        let text = format!("{:?} has not answered before the deadline", self.name);
+        let pid = self.lock().asked().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        let text = format!("{:?} has not answered before the deadline{pid}", self.name);
         raise(py, "TimedOut", &text)
     }
 

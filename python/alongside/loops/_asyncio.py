@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 
 from .._hub import Hub
@@ -10,7 +11,10 @@ from ._base import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._types import Turns
+    from collections.abc import AsyncGenerator, Callable
+    from typing import Any
+
+    from .._types import Tenant, Turns
 
 _PER_TURN = 64
 # A hub belongs to its loop, which has it as a reader until it is closed.
@@ -80,6 +84,17 @@ class Asyncio(Loop):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
 
+    def _keep(self, tenant: Tenant) -> object:
+        keeper = _until_the_end(tenant.give_up)
+        if asyncio._get_running_loop() is self._loop:
+            _advance(keeper)
+        else:
+            self._loop.call_soon_threadsafe(_advance, keeper)
+        return keeper
+
+    def _keep_no_longer(self, kept: Any) -> None:
+        _advance(kept)
+
     def _spawn(self, served: Turns) -> None:
         task = self._loop.create_task(served.aturn(_PER_TURN))
         self._tasks.add(task)
@@ -90,3 +105,18 @@ class Asyncio(Loop):
             served.give_up_unless_begun(turn)
 
         task.add_done_callback(done)
+
+
+async def _until_the_end(end: Callable[[], None]) -> AsyncGenerator[None, None]:
+    """Call `end` when the loop ends: `asyncio.run` closes the generators that have begun there."""
+    try:
+        yield
+    except GeneratorExit:
+        end()
+        raise
+
+
+def _advance(keeper: AsyncGenerator[None, None]) -> None:
+    """Let a generator that awaits nothing take its next step, unless it is amid its end."""
+    with contextlib.suppress(StopIteration, StopAsyncIteration, RuntimeError):
+        keeper.asend(None).send(None)

@@ -68,6 +68,17 @@ class Loop:
     def _let_go(self, _tenant: Tenant) -> None:
         """Run them no longer."""
 
+    def _keep(self, _tenant: Tenant) -> object:
+        """Have its `give_up` called when the loop ends, if that is told here.
+
+        Returns:
+            What `_keep_no_longer` takes.
+        """
+        return None
+
+    def _keep_no_longer(self, kept: object) -> None:
+        """Do not: it has ended by itself."""
+
     def _spawn(self, served: Turns) -> None:
         """Run `served.aturn` in a task."""
         raise NotImplementedError

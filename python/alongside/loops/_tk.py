@@ -82,10 +82,10 @@ class Tk(OwnThreadLoop):
         root.bind("<Destroy>", ended, add="+")
 
     def _end(self) -> None:
-        from .._callbacks import all_on, give_up
+        from .._callbacks import all_on
 
-        for served in all_on(self):
-            give_up(served)
+        for tenant in all_on(self):
+            tenant.give_up()
 
     def _is_closed(self) -> bool:
         if not self._is_here():

@@ -164,6 +164,11 @@ impl Call {
         }
     }
 
+    /// The process that has been asked, if one has.
+    pub fn asked(&self) -> Option<u32> {
+        self.asked.as_ref().map(|asked| asked.owner.pid())
+    }
+
     /// What is readable when an owner that was asked has answered, or is gone.
     pub fn descriptor(&mut self) -> Result<Option<BorrowedFd<'_>>, Error> {
         let Some(asked) = &self.asked else { return Ok(None) };
