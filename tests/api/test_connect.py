@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import alongside
 import pytest
@@ -249,3 +251,27 @@ def test_hundreds_of_callers_leave_nothing(owner):
 def test_a_name_that_breaks_a_rule_is_refused(name):
     with pytest.raises(ValueError, match="is no name"):
         alongside.connect(name)
+
+
+def test_a_program_that_published_does_nothing_while_nobody_calls(owner):
+    """Not one of its threads wakes up, with callbacks, a session and a watch."""
+    process = owner(
+        """
+        r = alongside.publish("idle", on_message=lambda data, session: session.send(data))
+        watch = alongside.watch("elsewhere/*")
+        watch.on_change(print)
+        """
+    )
+    with alongside.connect("idle") as session:
+        session.send(1)
+        assert session.receive(timeout=30) == 1
+
+        def switches():
+            tasks = Path(f"/proc/{process.pid}/task").iterdir()
+            texts = [task.joinpath("status").read_text() for task in tasks]
+            return [line for text in texts for line in text.splitlines() if "ctxt" in line]
+
+        wait_until(lambda: switches() == switches())
+        before = switches()
+        time.sleep(1)
+        assert switches() == before

@@ -93,3 +93,37 @@ def fail(session: Session) -> None:
         assert_type(error.stderr, bytes | None)
     except (TimeoutError, BlockingIOError, ConnectionError, PermissionError):
         raise
+
+
+def check_directory(name: str) -> None:
+    """Names, calls, watches."""
+
+    def take(data: object, session: alongside.Session) -> None:
+        session.send(data)
+
+    async def take_async(data: object, session: alongside.Session) -> None:
+        await session.asend(data)
+
+    assert_type(alongside.publish(name, take, unique=True), alongside.Registration)
+    place = loops.Asyncio()
+    alongside.publish(name, on_message=take_async, on=place, scope="machine", allow=["bob", 1000])
+    alongside.publish(name, info={"port": 80}, scope="galaxy")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(alongside.running(), list[alongside.Entry])
+    found = alongside.find(name, owner="bob", scope="machine")
+    assert_type(found, alongside.Entry | None)
+    if found is not None:
+        assert_type(found.peer.executable, str | None)
+        assert_type(alongside.connect(found), alongside.Session)
+    alongside.send_to(name, {"a": [1]}, wait=True, timeout=None)
+    with alongside.watch("*") as watch:
+        for change in watch:
+            assert_type(change, alongside.Change)
+            assert_type(change.entry.name, str)
+
+
+async def check_async_directory(name: str) -> None:
+    """The same, awaited."""
+    assert_type(await alongside.aconnect(name), alongside.Session)
+    await alongside.asend_to(name, b"x", wait=True)
+    async for change in alongside.watch(name):
+        assert_type(change.initial, bool)
