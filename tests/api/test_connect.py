@@ -166,6 +166,17 @@ def test_callers_that_say_nothing_hold_up_nobody(echo_socket):
         caller.close()
 
 
+def test_a_caller_that_says_nothing_is_left_after_a_while(echo_socket):
+    """Five seconds, by the owner's clock."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.settimeout(100)
+        silent.connect(echo_socket)
+        with alongside.connect("echo") as session:
+            session.send(1)
+            assert session.receive(timeout=30) == 1
+        assert silent.recv(100) == b""
+
+
 def test_a_liar_about_its_memory_is_turned_away(echo_socket):
     # "ALWR", version 1, kind 7 (connect), layout, 0, the instance.
     call = b"ALWR" + (1).to_bytes(2, "little") + (7).to_bytes(2, "little")

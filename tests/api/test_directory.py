@@ -29,7 +29,7 @@ def test_a_name_is_found_by_others_until_it_is_revoked(owner):
     (entry,) = alongside.running("viewer/*")
     assert (entry.name, entry.about, entry.info) == ("viewer/42", "plan.png", {"pages": [1, 2]})
     assert before <= entry.since == entry.changed <= time.time()
-    assert entry.peer.executable == Path(sys.executable).resolve()
+    assert entry.peer.executable == str(Path(sys.executable).resolve())
     assert alongside.find("viewer/42") == entry
     assert alongside.find("viewer/42", instance=entry.instance) == entry
     assert alongside.find("viewer/42", instance="0" * 16) is None
@@ -284,6 +284,14 @@ def test_a_place_that_goes_while_it_is_looked_at_is_empty(scope):
     finally:
         is_over.set()
         thread.join()
+
+
+@pytest.mark.parametrize("part", ["names", "lives", "sockets", "."])
+def test_a_part_of_a_place_that_was_taken_away_is_made_anew(scope, part):
+    with alongside.publish("a", print):
+        shutil.rmtree(scope / part)
+        with alongside.publish("b", print):
+            alongside.send_to("b", 1, wait=True)
 
 
 @pytest.fixture

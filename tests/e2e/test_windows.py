@@ -385,3 +385,32 @@ def test_qt_takes_callbacks_only_from_its_thread(qt):
         session.close()
         """
     )
+
+
+def test_names_and_watches_of_others_come_to_a_qt_window(qt):
+    qt(
+        """
+        import subprocess
+        name = f"window/{os.getpid()}"
+        seen = []
+        def arrived(data, caller):
+            label.setText(data)
+            seen.append((data, threading.get_ident()))
+            app.quit()
+        def changed(change):
+            seen.append((change.kind, threading.get_ident()))
+        registration = alongside.publish(name, arrived, on=loops.Qt(app))
+        watch = alongside.watch(name)
+        watch.on_change(changed, on=loops.Qt(app))
+        source = f"import alongside; alongside.send_to({name!r}, 'hello', wait=True)"
+        other = subprocess.Popen([sys.executable, "-c", source])
+        app.exec()
+        assert sorted(seen) == [("appeared", here), ("hello", here)], seen
+        assert label.text() == "hello"
+        # The answer is given when the handler has ended, and that is here.
+        assert other.wait() == 0
+        watch.close()
+        registration.revoke()
+        session.close()
+        """
+    )

@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alongside_sys::file::{self, Directory, Hold};
+use alongside_sys::file::{self, Directory, Facts, Hold};
 use alongside_sys::lock::Timed;
 use alongside_sys::process::Process;
 use alongside_sys::{Errno, Fd, fork, own_uid, random, socket};
@@ -341,12 +341,16 @@ impl Life {
         Ok(Life { store, number, lock, files: Mutex::default(), sockets: Mutex::default() })
     }
 
-    /// Whether nobody has taken its file, or the directory, away.
+    /// Whether nobody has taken its file, or its directories, away.
     fn is_in_its_place(&self, store: &Store) -> bool {
-        let mine = file::facts_of(&self.lock).map(|facts| facts.inode);
-        let found = store.lives.as_ref().map(|lives| lives.file(&self.number));
-        let found = found.and_then(Result::ok).map(|(_, facts)| facts.inode);
-        found.is_some() && found == mine.ok()
+        let inode = |facts: Result<Facts, Errno>| facts.ok().map(|facts| facts.inode);
+        let found = store.lives.as_ref().map(|lives| lives.file(&self.number).map(|(_, it)| it));
+        let pairs = [
+            (inode(file::facts_of(&self.lock)), found.and_then(inode)),
+            (inode(self.store.names.facts()), inode(store.names.facts())),
+            (inode(self.store.home.facts()), inode(store.home.facts())),
+        ];
+        pairs.iter().all(|(mine, found)| mine.is_some() && mine == found)
     }
 
     /// Its number, by which entries name it.
