@@ -8,7 +8,7 @@ from __future__ import annotations
 from time import monotonic
 
 from . import _core
-from ._errors import RemoteError, SessionEnded, TimedOut
+from ._errors import NotFound, RemoteError, SessionEnded, TimedOut
 from ._session import Session, limit, remember
 
 TYPE_CHECKING = False
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 Entry = _core.Entry
 
 _LONGEST_MESSAGE = 1 << 30
-# How soon to try again where as many call as may; nothing tells when that is over.
-_TRY_AGAIN_S = 0.001
+_MOST_USERS = 1 << 32
 
 
 def running(pattern: str = "*", /, *, scope: Scope = "user") -> list[Entry]:
@@ -91,6 +90,8 @@ def connect(
         NotFound: no program runs under that name; the text names those that are nearly the same.
         Denied: it takes no connections, or none of this user's.
         TimedOut: it has not answered before the deadline.
+        Busy: it has hung up until then; it is short of descriptors, as a rule.
+        Incompatible, Corrupt: it speaks another version, or nonsense.
         ValueError: the name breaks a rule.
 
     Example:
@@ -138,7 +139,11 @@ def _call(
 ) -> _core.Call:
     if isinstance(name, _core.Registration):
         # This program's own, which is as good as its entry.
-        name = name._entry() or ""
+        entry = name._entry()
+        if entry is None:
+            msg = "this registration is revoked, and leads to nobody"
+            raise NotFound(msg)
+        name = entry
     if isinstance(name, Entry):
         uid, scope, instance = name.peer.uid, name.scope, name.instance
         return _core.Call(name.name, scope, instance, uid, max_message, wants_reports)
@@ -148,6 +153,9 @@ def _call(
 
 def _owned(name: str, owner: int | str | None) -> tuple[str, int | None]:
     """Give a name as the core knows it, and whose it is if that is a number."""
+    if isinstance(owner, int) and not 0 <= owner < _MOST_USERS:
+        msg = f"owner is {owner}, which is no user's number"
+        raise ValueError(msg)
     if isinstance(owner, str):
         return f"{text(name)}@{text(owner)}", None
     return text(name), owner
@@ -165,7 +173,7 @@ async def _answer(call: _core.Call, timeout: float | None) -> _core.Connection:
         if descriptor is not None:
             is_in_time = await readable(descriptor, until)
         else:
-            is_in_time = await pause(_TRY_AGAIN_S, until)
+            is_in_time = await pause(call.pause(), until)
         if not is_in_time:
             call.give_up()
 
@@ -202,7 +210,7 @@ def send_to(
         RemoteError: the handler raised; only with `wait`.
         ValueError: with `wait`, when the program has no handler.
         TimedOut: not done before the deadline; the text says what was.
-        NotFound, Denied: see `connect`. TypeError, TooLarge: see `Session.send`.
+        NotFound, Denied, Busy: see `connect`. TypeError, TooLarge: see `Session.send`.
         Closed, PeerGone: the program closed the session, or ended, before its handler had ended.
 
     Example:
@@ -287,7 +295,7 @@ def _judge(report: Any, name: str | Entry) -> None:
     """Raise what a report says."""
     if report is None:
         return
-    shown = name.name if isinstance(name, Entry) else name
+    shown = name if isinstance(name, str) else name.name
     kind, words, where = report
     msg = f'the handler of "{shown}" raised {kind}: {words}'
     raise RemoteError(msg, kind=kind, traceback=where)

@@ -9,6 +9,7 @@ import atexit
 import inspect
 import json
 import logging
+import sys
 import traceback
 import weakref
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from ._directory import Entry
+    from ._hub import Served
     from ._types import Scope
     from .loops import Loop
 
@@ -48,12 +50,13 @@ class Registration(_core.Registration):
     """
 
     _callers: _Callers | None = None
+    # Those that were let in; they outlive the name.
+    _open: Mapping[int, Session] = {}
 
     @property
     def sessions(self) -> list[Session]:
         """Give the sessions with programs that are connected now."""
-        callers = self._callers
-        return [] if callers is None else callers.sessions()
+        return [session for session in list(self._open.values()) if session.alive]
 
     @property
     def name(self) -> str:
@@ -97,8 +100,10 @@ class Registration(_core.Registration):
 
     def revoke(self) -> None:
         """Take the name away; a second time does nothing. Sessions that are open stay so."""
-        if self._callers is not None:
-            self._callers.stop()
+        # Let go at once: it has the registration, and its callbacks perhaps a whole program.
+        callers, self._callers = self._callers, None
+        if callers is not None:
+            callers.stop()
         self._revoke()
 
     def __enter__(self) -> Self:
@@ -140,28 +145,29 @@ class _Callers:
         self._on_connect = on_connect
         self.loop = loop
         # Each is kept by its callbacks, of which it has one at least.
-        self._open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        self.open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         # It has been said already that nobody can be let in.
         self._is_told = False
-        self._is_stopped = False
         from ._callbacks import move_in
 
         self._kept = move_in(self)
-        self._hub = loop._hub
-        self._served = self._hub.serve(registration, self._let_in)
+        try:
+            self._hub = loop._hub
+            self._served: Served | None = self._hub.serve(registration, self._let_in)
+        except BaseException:
+            from ._callbacks import move_out
 
-    def sessions(self) -> list[Session]:
-        return [session for session in list(self._open.values()) if session.alive]
+            move_out(self, self._kept)
+            raise
 
     def stop(self) -> None:
         """Let nobody in any more."""
         from ._callbacks import move_out
 
-        if self._is_stopped:
-            return
-        self._is_stopped = True
-        self._hub.dismiss(self._served)
-        move_out(self, self._kept)
+        served, self._served = self._served, None
+        if served is not None:
+            self._hub.dismiss(served)
+            move_out(self, self._kept)
 
     def give_up(self) -> None:
         """Take the name away: where callers would be let in nothing runs any more."""
@@ -181,7 +187,7 @@ class _Callers:
         for connection, wants_reports in taken:
             session = Session(connection, None)
             remember(session)
-            self._open[id(session)] = session
+            self.open[id(session)] = session
             self._greet(session, wants_reports)
 
     def _greet(self, session: Session, wants_reports: bool) -> None:
@@ -190,9 +196,12 @@ class _Callers:
             if not inspect.isawaitable(result):
                 self._take_up(session, wants_reports)
                 return
-        except Exception:
+        except self.loop._survives:
             self._turn_away(session)
             return
+        except BaseException:
+            self._leave(session)
+            raise
         from ._callbacks import Once
 
         greeting = self._greet_at_length(result, session, wants_reports)
@@ -220,7 +229,7 @@ class _Callers:
 
     def _end(self, session: Session) -> None:
         """Let an ended session go, whoever has it, unless there may be messages to receive."""
-        self._open.pop(id(session), None)
+        self.open.pop(id(session), None)
         if self._on_message is not None:
             session.close(timeout=0)
 
@@ -231,7 +240,7 @@ class _Callers:
         self._leave(session)
 
     def _leave(self, session: Session) -> None:
-        self._open.pop(id(session), None)
+        self.open.pop(id(session), None)
         session.close(timeout=0)
 
 
@@ -254,23 +263,32 @@ class _Handler:
         """Handle a message; give what is still to be awaited."""
         try:
             result: Any = self._on_message(data, self._session)
-            if inspect.isawaitable(result) and self._loop._takes_coroutines:
-                return self._finish(result)
-        except Exception as error:
+            if inspect.isawaitable(result):
+                return self._later(result)
+        except BaseException as error:
             self._failed(error)
             return None
         self._report(None)
         return result
 
+    def _later(self, result: Awaitable[object]) -> object:
+        """Give what is to be awaited, if anything is awaited there."""
+        if self._loop._takes_coroutines:
+            return self._finish(result)
+        if inspect.iscoroutine(result):
+            result.close()
+        msg = f"{self!r} returned something to await, which {self._loop!r} does not do"
+        raise TypeError(msg)
+
     async def _finish(self, result: Awaitable[object]) -> None:
         try:
             await result
-        except Exception as error:
+        except BaseException as error:
             self._failed(error)
         else:
             self._report(None)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Tell the caller, and the log; an answer that nobody waits for is no error."""
         self._report(error)
         if isinstance(error, SessionEnded) and self._session._end_reason() is not None:
@@ -278,7 +296,7 @@ class _Handler:
             return
         raise error
 
-    def _report(self, error: Exception | None) -> None:
+    def _report(self, error: BaseException | None) -> None:
         if not self._wants_reports:
             return
         try:
@@ -299,12 +317,16 @@ class _AsyncHandler(_Handler):
         await self._finish(result)
 
 
-def _told(error: Exception) -> tuple[str, str, str]:
+def _told(error: BaseException) -> tuple[str, str, str]:
     """Give what a caller is told of an exception."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "what it says of itself cannot be had"
     # From the program's own function on: what calls it is of no use to who reads this.
     where = error.__traceback__ and error.__traceback__.tb_next
     whole = "".join(traceback.format_exception(type(error), error, where))
-    parts = (type(error).__qualname__, str(error), whole[-_TRACEBACK_CHARACTERS:])
+    parts = (type(error).__qualname__, said, whole[-_TRACEBACK_CHARACTERS:])
     kind, words, shown = (part.encode("utf-8", "replace").decode() for part in parts)
     return kind, words[:_TRACEBACK_CHARACTERS], shown
 
@@ -388,7 +410,13 @@ def publish(
     if weak and target is not None:
         handler = _weakly(target, registration)
     if loop is not None:
-        registration._callers = _Callers(registration, handler, on_connect, loop)
+        try:
+            callers = _Callers(registration, handler, on_connect, loop)
+        except BaseException:
+            # Nobody would answer under the name, nor have what revokes it.
+            registration._revoke()
+            raise
+        registration._callers, registration._open = callers, callers.open
     atexit.unregister(_core.leave_directories)
     atexit.register(_core.leave_directories)
     return registration
@@ -454,7 +482,9 @@ def _weakly(target: _OnMessage, registration: Registration) -> _OnMessage:
     known: weakref.ref[Any]
 
     def lose(_: object) -> None:
-        registration.revoke()
+        # When the interpreter ends, so does the name.
+        if not sys.is_finalizing():
+            registration.revoke()
 
     if inspect.ismethod(target):
         known = weakref.WeakMethod(target, lose)

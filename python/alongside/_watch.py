@@ -137,8 +137,14 @@ class _Callback:
         from ._callbacks import move_in
 
         self._kept = move_in(self)
-        self._hub = loop._hub
-        self._begin()
+        try:
+            self._hub = loop._hub
+            self._begin()
+        except BaseException:
+            from ._callbacks import move_out
+
+            move_out(self, self._kept)
+            raise
 
     def stop(self) -> None:
         from ._callbacks import move_out
@@ -171,11 +177,16 @@ class _Callback:
             except Closed:
                 self._watch.on_change(None)
                 return
+            except Exception:
+                # A shortage, or a scope that is gone. Told again and again it would be no news.
+                _log.exception("changes cannot be seen; callbacks end, of %r", self._watch)
+                self._watch.on_change(None)
+                return
             if change is None:
                 return
             try:
                 result: Any = self._callback(change)
-            except Exception:
+            except self.loop._survives:
                 _log.exception("%r raised", self._callback)
                 continue
             if inspect.isawaitable(result) and self.loop._takes_coroutines:

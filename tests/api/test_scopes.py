@@ -103,11 +103,12 @@ def users():
 # Becomes another user for good. The interpreter may lie where that user cannot read, so what is
 # needed is loaded before; and it is made like any other program of that user (PR_SET_DUMPABLE).
 BECOME = """
-import alongside, ctypes, glob, grp, logging, os, pwd, sys, threading, traceback
+import alongside, ctypes, glob, grp, logging, shutil, os, pwd, sys, threading, traceback
 from alongside import _callbacks, _data, _directory, _publish, _watch, loops
 import alongside.loops._polled
 user = pwd.getpwuid({uid})
-os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
+# Its further groups, of which it has none: the first one is no part of them.
+os.setgroups([])
 os.setgid(user.pw_gid)
 os.setuid(user.pw_uid)
 assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
@@ -336,6 +337,106 @@ def test_another_user_cannot_fake_life(machine, users, as_user):
         assert place in flaws
         assert why is None or why in flaws[place]
         theirs = place.rename(theirs)
+
+
+@ROOT_NEEDED
+@pytest.mark.parametrize("pid", ["thread", 0, 2**31, 2**32 - 1])
+def test_an_entry_of_no_process_is_passed_over(machine, users, as_user, pid):
+    """Whatever another user writes there, it breaks nobody's look-ups."""
+    one, two = users
+    as_user(one, OPEN, "mine", two)
+    waiting = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    liar = as_user(two, waiting + OPEN, "theirs")
+    (home,) = machine.glob(f"{two}*")
+    (entry,) = home.joinpath("names").iterdir()
+    if pid == "thread":
+        pid = max(int(task) for task in os.listdir(f"/proc/{liar.pid}/task"))
+    watch = alongside.watch(scope="machine")
+    entry.write_text(entry.read_text().replace(f'"pid":{liar.pid}', f'"pid":{pid}'))
+    assert [found.name for found in alongside.running(scope="machine")] == ["mine"]
+    assert alongside.find("mine", owner=one, scope="machine").peer.uid == one
+    with alongside.watch(scope="machine") as another:
+        assert another.next(timeout=30).entry.name == "mine"
+    with alongside.publish("after", scope="machine"):
+        while watch.next(timeout=30).entry.name != "after":
+            pass
+    watch.close()
+
+
+@ROOT_NEEDED
+def test_a_file_of_the_same_name_is_another_user_s_entry(machine, users, as_user):
+    """It neither changes nor ends the one that it imitates."""
+    one, two = users
+    as_user(two, OPEN, "scanner", one)
+    (home,) = machine.glob(f"{two}*")
+    with alongside.publish("scanner", about="true", scope="machine") as mine:
+        watch = alongside.watch("scanner", scope="machine")
+        first = {watch.next(timeout=30).entry.peer.uid for _ in range(2)}
+        assert first == {0, two}
+        (theirs,) = home.joinpath("names").iterdir()
+        text = theirs.read_text()
+        number, _, instance = theirs.name.partition("-")
+        text = text.replace(instance, mine.instance).replace('"about":""', '"about":"false"')
+        planted = theirs.with_name(f"{number}-{mine.instance}")
+        planted.write_text(text)
+        os.chown(planted, two, two)
+        change = watch.next(timeout=30)
+        assert (change.kind, change.entry.peer.uid) == ("appeared", two)
+        planted.unlink()
+        change = watch.next(timeout=30)
+        assert (change.kind, change.entry.peer.uid) == ("vanished", two)
+        mine.update(about="still")
+        change = watch.next(timeout=30)
+        assert (change.kind, change.entry.peer.uid) == ("changed", 0)
+        watch.close()
+
+
+@ROOT_NEEDED
+def test_many_directories_of_one_user_hide_nobody_s_names(machine, users, as_user):
+    one, _ = users
+    as_user(
+        one,
+        """
+        for number in range(400):
+            home = f"/run/alongside/{os.getuid()}-{number}"
+            os.mkdir(home)
+            os.mkdir(home + "/names")
+            os.mkdir(home + "/sockets")
+        """,
+    )
+    source = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    assert [e.name for e in alongside.running(scope="machine")] == ["scanner"]
+    assert alongside.find("scanner", scope="machine").peer.uid == 0
+    alongside.watch(scope="machine").close()
+    """
+    with alongside.publish("scanner", scope="machine"):
+        done = subprocess.run(
+            [sys.executable, "-c", "import alongside\n" + textwrap.dedent(source)],
+            capture_output=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+
+
+@ROOT_NEEDED
+def test_a_watch_keeps_nothing_of_places_that_came_and_went(machine, users, as_user):
+    watch = alongside.watch(scope="machine")
+    before = len(os.listdir("/proc/self/fd"))
+    source = """
+    for number in range(50):
+        alongside.publish("brief", scope="machine").revoke()
+        shutil.rmtree(f"/run/alongside/{os.getuid()}")
+        alongside._core.leave_directories()
+    r = alongside.publish("last", scope="machine")
+    """
+    as_user(users[0], source)
+    while watch.next(timeout=30).entry.name != "last":
+        pass
+    # One place has come since: two directories, a process, and what the test holds of that.
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
+    watch.close()
 
 
 @ROOT_NEEDED

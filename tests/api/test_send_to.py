@@ -268,6 +268,119 @@ def test_a_nursery_that_ends_takes_its_name_with_it():
     trio.run(main)
 
 
+def leave(*_):
+    raise SystemExit(3)
+
+
+def test_a_callback_that_would_end_the_program_ends_nothing_else(owner):
+    """The library's thread serves all the others."""
+    process = owner(
+        """
+        def leave(*_):
+            sys.exit(3)
+        alongside.publish("greeter", on_connect=leave)
+        alongside.publish("taker", leave)
+        watch = alongside.watch()
+        watch.on_change(leave)
+        alongside.publish("other", lambda data, session: session.send(data))
+        """
+    )
+    with alongside.connect("greeter") as session, pytest.raises(alongside.Closed):
+        session.receive(timeout=30)
+    with pytest.raises(alongside.RemoteError, match="SystemExit: 3"):
+        alongside.send_to("taker", 1, wait=True)
+    with alongside.connect("other") as session:
+        session.send(1)
+        assert session.receive(timeout=30) == 1
+    assert process.poll() is None
+
+
+def test_a_handler_whose_task_is_cancelled_is_reported():
+    async def take(data, session):
+        raise asyncio.CancelledError
+
+    async def main():
+        with (
+            alongside.publish("a", take, on=loops.Asyncio()),
+            pytest.raises(alongside.RemoteError, match="CancelledError"),
+        ):
+            await alongside.asend_to("a", 1, wait=True)
+
+    asyncio.run(main())
+
+
+def test_what_ends_a_nursery_takes_its_names_with_it():
+    async def main():
+        async with trio.open_nursery() as nursery:
+            alongside.publish("a", on_connect=leave, on=loops.Trio(nursery))
+            with pytest.raises(alongside.SessionEnded):
+                await (await alongside.aconnect("a")).areceive()
+
+    with pytest.raises(BaseExceptionGroup):
+        trio.run(main)
+    assert alongside.find("a") is None
+
+
+def test_a_name_that_nobody_could_answer_is_not_published(owner):
+    owner(
+        """
+        def start(self):
+            raise RuntimeError("can't start new thread")
+        kept, threading.Thread.start = threading.Thread.start, start
+        try:
+            alongside.publish("a", print)
+        except RuntimeError:
+            threading.Thread.start = kept
+            alongside.publish("b", lambda data, session: session.send(data))
+        """
+    )
+    assert [entry.name for entry in alongside.running()] == ["b"]
+    with alongside.connect("b") as session:
+        session.send(1)
+        assert session.receive(timeout=30) == 1
+
+
+def test_threads_that_publish_first_share_the_library_s_thread(owner):
+    owner(
+        """
+        gate = threading.Barrier(8)
+        def publish(number):
+            gate.wait()
+            alongside.publish(f"t/{number}", lambda data, session: None)
+        threads = [threading.Thread(target=publish, args=[n]) for n in range(8)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert [t.name for t in threading.enumerate()].count("alongside") == 1
+        """
+    )
+    assert len(alongside.running("t/*")) == 8
+
+
+def test_a_forked_child_leaves_its_parent_s_name_alone(owner):
+    owner(
+        """
+        with alongside.publish("a", print) as r:
+            pid = os.fork()
+            if not pid:
+                assert r._entry() is None
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            assert alongside.find("a").peer.pid == os.getpid()
+            r.update(about="still mine")
+        """
+    )
+    assert alongside.find("a") is None
+
+
+def test_every_change_is_later_than_the_one_before():
+    with alongside.publish("a") as mine:
+        times = [mine.entry.changed]
+        for number in range(100):
+            mine.update(about=str(number))
+            times.append(mine.entry.changed)
+    assert times == sorted(set(times))
+
+
 @pytest.mark.parametrize("is_awaited", [False, True])
 def test_a_loop_that_ends_takes_its_names_and_watches_with_it(run, is_awaited):
     async def take_async(data, session):
@@ -344,9 +457,8 @@ def test_a_target_is_kept_unless_it_is_weak():
     with strong:
         alongside.send_to("v", 2, wait=True)
         assert shown == [1, 2]
-    assert alongside.find("w") is not None, "the other registration has kept it until now"
-    del strong
-    gc.collect()
+        assert alongside.find("w") is not None, "the other registration keeps it"
+    # Revoked it does so no longer, whoever still has it.
     wait_until(lambda: alongside.find("w") is None)
     weak.revoke()
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +123,46 @@ def test_a_callback_that_raises_is_called_for_the_next_change(caplog):
             for _ in range(2):
                 assert seen.acquire(timeout=60)
     assert "on purpose" in caplog.text
+
+
+def test_a_place_that_is_made_anew_is_watched_again(scope, other):
+    """As after a logout and the next login."""
+    watch = alongside.watch()
+    for number in range(3):
+        process = other(f"login/{number}")
+        assert watch.next(timeout=30).entry.name == f"login/{number}"
+        shutil.rmtree(scope.parent if number else scope)
+        assert watch.next(timeout=30).kind == "vanished"
+        process.kill()
+    watch.close()
+
+
+def test_nothing_is_missed_while_descriptors_are_short(other):
+    """An error says that it could not be seen; afterwards everything has been."""
+    watch = alongside.watch()
+    with alongside.publish("mine") as mine:
+        assert watch.next(timeout=30).entry.name == "mine"
+        # What is needed to update stays free until it is done.
+        mine.update(about="new")
+        process = other("theirs")
+        hoard = []
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    hoard.append(os.open("/dev/null", os.O_RDONLY))
+            with pytest.raises(OSError, match="Too many open files"):
+                watch.next(timeout=30)
+        finally:
+            for fd in hoard:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        seen = {shown(watch.next(timeout=30)) for _ in range(2)}
+        assert seen == {("changed", "mine", False), ("appeared", "theirs", False)}
+        process.kill()
+        assert shown(watch.next(timeout=30)) == ("vanished", "theirs", False)
+    watch.close()
 
 
 async def _sees(on, sleep):

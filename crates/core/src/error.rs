@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use alongside_shm::{Corrupt, FINGERPRINT, LayoutError, VERSION};
 use alongside_sys::memory::BadFile;
-use alongside_sys::{Errno, WaitEnd};
+use alongside_sys::{Errno, WaitEnd, is_shortage};
 
 /// Why a call did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +83,11 @@ impl Error {
     pub(crate) fn ends_the_session(&self) -> bool {
         use Error::{Corrupt, HandleLost, Incompatible, Lost};
         matches!(self, Corrupt(_) | Incompatible(_) | HandleLost(_) | Lost(..))
+    }
+
+    /// Whether something is short, as descriptors, and not missing.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, Error::Os(_, errno) | Error::File(_, errno) if is_shortage(*errno))
     }
 
     /// Names the file with which the kernel refused something.

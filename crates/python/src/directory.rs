@@ -49,8 +49,8 @@ pub(crate) struct Entry {
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Entry) -> bool {
-        let key = |entry: &Entry| (entry.core.instance.clone(), entry.core.changed.to_bits());
-        key(self) == key(other)
+        let key = |entry: &Entry| (entry.core.uid, entry.core.changed.to_bits());
+        key(self) == key(other) && self.core.instance == other.core.instance
     }
 }
 
@@ -352,6 +352,11 @@ impl Call {
         }
     }
 
+    /// Seconds until it may be tried again where nothing tells.
+    fn pause(&self) -> f64 {
+        self.lock().pause().as_secs_f64()
+    }
+
     /// Raises that there was no answer in time.
     fn give_up(&self, py: Python<'_>) -> PyResult<()> {
         Err(self.late(py))
@@ -375,6 +380,9 @@ impl Call {
 
 impl Call {
     fn late(&self, py: Python<'_>) -> PyErr {
+        if let error @ Error::Busy(_) = self.lock().late() {
+            return to_python(py, error, None);
+        }
         let pid = self.lock().asked().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         let text = format!("{:?} has not answered before the deadline{pid}", self.name);
         raise(py, "TimedOut", &text)

@@ -29,7 +29,9 @@ pub struct Facts {
     pub uid: u32,
     /// Its permission bits.
     pub mode: u32,
-    /// Its number on its file system; another file of the same name has another one.
+    /// The number of its file system.
+    pub device: u64,
+    /// Its number there; another file of the same name has another one.
     pub inode: u64,
     /// How many names it has.
     pub links: u64,
@@ -41,12 +43,20 @@ pub struct Facts {
     pub bytes: u64,
 }
 
+impl Facts {
+    /// What tells it from all other files that there are.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
 impl From<Stat> for Facts {
     fn from(stat: Stat) -> Facts {
         let kind = FileType::from_raw_mode(stat.st_mode);
         Facts {
             uid: stat.st_uid,
             mode: stat.st_mode & 0o7777,
+            device: stat.st_dev,
             inode: stat.st_ino,
             links: stat.st_nlink,
             is_directory: kind == FileType::Directory,

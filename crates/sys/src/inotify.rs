@@ -48,6 +48,12 @@ impl Inotify {
         inotify::add_watch(&self.fd, directory, wanted)
     }
 
+    /// Hears no more of a directory.
+    pub fn forget(&self, number: i32) {
+        // The kernel has done so itself if the directory is gone.
+        let _ = inotify::remove_watch(&self.fd, number);
+    }
+
     /// What was told since the last time; never waits.
     pub fn read(&self) -> Result<Vec<Told>, Errno> {
         let mut space = [MaybeUninit::<u8>::uninit(); 16 << 10];

@@ -36,6 +36,11 @@ pub enum WaitEnd {
     Interrupted,
 }
 
+/// Whether an error says that something is short, and not that something is not there.
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+}
+
 /// The processor that this thread runs on at the moment.
 pub fn current_cpu() -> u32 {
     rustix::thread::sched_getcpu() as u32

@@ -116,6 +116,11 @@ pub fn shut_down(socket: impl AsFd) {
 /// Who made the other end, as the kernel recorded it: process, user. The process is 0 if it lies in a
 /// process namespace that is not ours to see (for which rustix's type has no value).
 pub fn peer(socket: impl AsFd) -> Result<(u32, u32), Errno> {
+    let found = credentials(socket)?;
+    Ok((found.pid as u32, found.uid))
+}
+
+fn credentials(socket: impl AsFd) -> Result<libc::ucred, Errno> {
     let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: both pointers are to locals, and `size` is the size of `found`.
@@ -131,11 +136,12 @@ pub fn peer(socket: impl AsFd) -> Result<(u32, u32), Errno> {
     if failed != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL));
     }
-    Ok((found.pid as u32, found.uid))
+    Ok(found)
 }
 
-/// The groups of whoever made the other end, as the kernel recorded them.
+/// The groups of whoever made the other end, as the kernel recorded them: the first one, and all others.
 pub fn peer_groups(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
+    let own = credentials(&socket)?.gid;
     let mut found: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut size = size_of_val(&found[..]) as libc::socklen_t;
@@ -152,6 +158,7 @@ pub fn peer_groups(socket: impl AsFd) -> Result<Vec<u32>, Errno> {
         let count = size as usize / size_of::<libc::gid_t>();
         if failed == 0 {
             found.truncate(count);
+            found.push(own);
             return Ok(found);
         }
         match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from .._hub import Hub
@@ -9,6 +10,23 @@ from .._hub import Hub
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._types import Tenant, Turns
+
+
+_making = threading.RLock()
+
+
+def making() -> threading.RLock:
+    """Give the lock under which what there is once is made."""
+    return _making
+
+
+def _begin_anew() -> None:
+    """In a forked child: whoever held the lock is not there."""
+    global _making  # noqa: PLW0603 - the one place
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Loop:
@@ -31,9 +49,12 @@ class Loop:
     def _hub(self) -> Hub:
         """The sessions that are served here."""
         if self._made_hub is None:
-            hub = Hub()
-            self._begin(hub)
-            self._made_hub = hub
+            with making():
+                # Another thread may have been first.
+                if self._made_hub is None:
+                    hub = Hub()
+                    self._begin(hub)
+                    self._made_hub = hub
         return self._made_hub
 
     def _begin(self, hub: Hub) -> None:

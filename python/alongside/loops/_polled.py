@@ -7,7 +7,7 @@ import os
 import threading
 
 from .._hub import Hub
-from ._base import Loop
+from ._base import Loop, making
 
 _FAREWELL_S = 1.0
 
@@ -25,11 +25,14 @@ class Thread(Loop):
 
     def __new__(cls) -> Thread:
         """Give the one that there is."""
-        if cls._the is None:
-            cls._the = super().__new__(cls)
-            Loop.__init__(cls._the)
-            cls._the._thread = None
-        return cls._the
+        with making():
+            if cls._the is None:
+                made = super().__new__(cls)
+                Loop.__init__(made)
+                made._thread = None
+                # Not before it is whole: other threads may find it now.
+                cls._the = made
+            return cls._the
 
     def __init__(self) -> None:
         """Leave the one that there is as it is."""
@@ -49,7 +52,7 @@ class Thread(Loop):
                 # waits for it is woken at every letting go, comes too late, and does not ask.
                 if not hub.dispatch(0):
                     hub.dispatch(None)
-            except Exception:
+            except BaseException:
                 logging.getLogger("alongside").exception("the callbacks' thread goes on after this")
 
     def _stop(self) -> None:

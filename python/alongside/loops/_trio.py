@@ -88,7 +88,8 @@ class Trio(Loop):
             while self._tenants:
                 await trio.lowlevel.wait_readable(hub.fileno())
                 hub.dispatch()
-        except trio.Cancelled:
+        except BaseException:
+            # Cancelled, or something that a callback has raised and that ends the nursery.
             self._is_over = True
             for tenant in list(self._tenants):
                 tenant.give_up()

@@ -29,10 +29,9 @@ use crate::message::Buffer;
 use crate::session::{Others, Session};
 use crate::wire::{self, Found as Came, Kind, Packet};
 
-/// How often a program that lives may hang up, a millisecond apart, before it is given up.
-const MOST_HANG_UPS: u32 = 50;
-/// How soon to try again where as many wait as may.
+/// How soon to try again where as many wait as may, or the other program hung up; and how late at most.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
+const TRY_AT_LAST: Duration = Duration::from_millis(50);
 
 const HUNG_UP: &str = "the other program hung up without an answer: it may have no descriptors left \
      (its ulimit -n), or more callers than it lets in at a time\ntry again later";
@@ -102,9 +101,6 @@ impl Call {
                     // Or it is ending, and its sockets went before its process: that shows soon.
                     Came::HungUp if !is_over && asked.found.is_there() => {
                         self.hung_up += 1;
-                        if self.hung_up > MOST_HANG_UPS {
-                            return Err(Error::Busy(HUNG_UP));
-                        }
                         self.left.push(asked.found);
                         return Ok(Step::Full);
                     }
@@ -147,9 +143,9 @@ impl Call {
         loop {
             match self.step()? {
                 Step::Done(session) => return Ok(session),
-                Step::Full if deadline.is_over() => return Err(Error::TimedOut),
+                Step::Full if deadline.is_over() => return Err(self.late()),
                 Step::Full if !go_on() => return Err(Error::Interrupted),
-                Step::Full => std::thread::sleep(TRY_AGAIN),
+                Step::Full => std::thread::sleep(self.pause()),
                 Step::Asked => {
                     let Some(asked) = &self.asked else { continue };
                     let fds = [asked.control.as_fd(), asked.owner.as_fd()];
@@ -162,6 +158,16 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// How soon to try again where nothing tells.
+    pub fn pause(&self) -> Duration {
+        (TRY_AGAIN * self.hung_up.max(1)).min(TRY_AT_LAST)
+    }
+
+    /// The error if there is no more time.
+    pub fn late(&self) -> Error {
+        if self.hung_up > 0 { Error::Busy(HUNG_UP) } else { Error::TimedOut }
     }
 
     /// The process that has been asked, if one has.

@@ -19,6 +19,10 @@ use crate::directory::name::Name;
 pub const VERSION: u32 = 1;
 /// The longest entry, in bytes.
 pub const MOST_BYTES: usize = 4096;
+/// Deeper than this nobody says anything, and some who read it would fall.
+const MOST_DEPTH: usize = 100;
+/// Times are from 1970 to some thousand years from now, so that every calendar has them.
+const MOST_SECONDS: f64 = 1e11;
 /// Digits of a number in a file's name.
 const DIGITS: usize = 16;
 
@@ -133,8 +137,12 @@ impl Entry {
         if number(&entry.life).is_none() {
             return refuse("it names no life file");
         }
-        if !entry.info.get().starts_with('{') {
-            return refuse("its info is no object");
+        if !entry.info.get().starts_with('{') || depth(entry.info.get()) > MOST_DEPTH {
+            return refuse("its info is no object, or too deep");
+        }
+        let times = [Some(entry.since), Some(entry.changed), entry.started];
+        if !times.into_iter().flatten().all(|seconds| (0.0..MOST_SECONDS).contains(&seconds)) {
+            return refuse("it is of no time");
         }
         Ok(entry)
     }
@@ -154,6 +162,26 @@ impl Entry {
     pub(crate) fn file_name(number: u64, instance: u64) -> String {
         format!("{number:016x}-{instance:016x}")
     }
+}
+
+/// How deep objects and lists stand in each other at most.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut most) = (0_usize, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => {
+                depth += 1;
+                most = most.max(depth);
+            }
+            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
 }
 
 /// What an entry's file is called, taken apart.
@@ -244,6 +272,20 @@ pub(crate) mod tests {
     fn names_of_files_are_taken_apart_only_if_they_are_right() {
         for bad in ["", "a-b", "0123456789abcdef", "0123456789ABCDEF-0123456789abcdef", ".x"] {
             assert_eq!(FileName::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_texts_is_not_deep() {
+        assert_eq!(depth(r#"{"a":[1,{"b":"]}[[[\"["}]}"#), 3);
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+        let number = Name::new("a").unwrap().number();
+        let bad = Entry { info: RawValue::from_string(deep).unwrap(), ..entry("a", 9) };
+        let file = FileName { number, instance: 9 };
+        let read = |entry: &Entry| Entry::from_bytes(&file, &entry.to_bytes().unwrap()).is_err();
+        assert!(read(&bad));
+        for since in [-1.0, 1e300] {
+            assert!(read(&Entry { since, ..entry("a", 9) }));
         }
     }
 

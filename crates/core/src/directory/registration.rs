@@ -119,11 +119,18 @@ impl Registration {
 
     /// What it says; none once it is revoked.
     pub fn entry(&self) -> Option<Entry> {
-        self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        entry.filter(|_| self.life.is_ours())
     }
 
     /// Says something else; what is none stays as it is.
     pub fn update(&self, about: Option<&str>, other_info: Option<&str>) -> Result<(), Error> {
+        if !self.life.is_ours() {
+            return Err(Error::Rule(
+                "this registration belongs to the process that forked this one; publish anew"
+                    .into(),
+            ));
+        }
         let mut current = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = &*current else {
             return Err(Error::Rule("this registration is revoked; publish the name again".into()));
@@ -135,8 +142,9 @@ impl Registration {
         if let Some(other) = other_info {
             next.info = info(other)?;
         }
-        // A clock that was set back makes no change older than the one before.
-        next.changed = since_epoch_s().max(entry.changed);
+        // A clock that was set back makes no change older than the one before, nor as old.
+        let after = f64::from_bits(entry.changed.to_bits() + 1);
+        next.changed = since_epoch_s().max(after);
         self.life.update(&self.file, &bytes(&next)?)?;
         *current = Some(next);
         Ok(())
@@ -144,6 +152,10 @@ impl Registration {
 
     /// Takes the name away; a second time does nothing.
     pub fn revoke(&self) -> Result<(), Error> {
+        if !self.life.is_ours() {
+            // A forked child has nothing of it.
+            return Ok(());
+        }
         let mut current = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if current.is_some() {
             self.life.revoke(&self.file)?;

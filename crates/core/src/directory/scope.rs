@@ -16,7 +16,7 @@
 use std::path::{Path, PathBuf};
 
 use alongside_sys::file::{self, Directory, Facts};
-use alongside_sys::{Errno, own_uid, random};
+use alongside_sys::{Errno, is_shortage, own_uid, random};
 
 use crate::directory::entry;
 use crate::directory::login;
@@ -104,17 +104,25 @@ impl Scope {
         paths().into_iter().map(place).collect()
     }
 
-    /// The directories that there are.
-    pub(crate) fn existing(&self) -> Vec<Home> {
+    /// The directories that there are of those users who are meant.
+    pub(crate) fn existing(&self, is_meant: &dyn Fn(u32) -> bool) -> Result<Vec<Home>, Error> {
         if self.is_shared() {
-            return machine().and_then(|all| homes(&all)).unwrap_or_default();
+            return homes(&machine()?, is_meant);
         }
         let owner = own_uid();
         let is_right = |found: Result<Facts, Errno>| refusal(&found, owner, NO_OTHERS).is_none();
         let here = paths().into_iter().filter(|path| is_right(file::facts(path)));
-        let parts = here.filter_map(|path| Directory::open(&path.join(self.part())).ok());
-        let ours = parts.filter(|directory| is_right(directory.facts()));
-        ours.map(|directory| Home { directory, owner }).collect()
+        let mut found = Vec::new();
+        for path in here.map(|path| path.join(self.part())) {
+            match Directory::open(&path) {
+                Ok(directory) if is_right(directory.facts()) => {
+                    found.push(Home { directory, owner });
+                }
+                Err(errno) if is_shortage(errno) => return Err(Error::File(path, errno)),
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     /// The directory in which new things are made.
@@ -229,23 +237,32 @@ fn named_user(name: &str) -> Option<u32> {
     if is_number { digits.parse().ok() } else { None }
 }
 
-fn homes(all: &Directory) -> Result<Vec<Home>, Error> {
-    let names = all.names().map_err(Error::file(all.path()))?;
-    let mut homes = Vec::new();
+/// One for each user, whatever else of theirs there is: under the plain number, if that one counts.
+fn homes(all: &Directory, is_meant: &dyn Fn(u32) -> bool) -> Result<Vec<Home>, Error> {
+    let mut names = all.names().map_err(Error::file(all.path()))?;
+    names.sort();
+    let mut homes: Vec<Home> = Vec::new();
     for name in names.iter().filter_map(|name| name.to_str().ok()) {
-        let Some(owner) = named_user(name) else { continue };
-        let Ok(directory) = all.existing_part(name) else { continue };
-        if refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none() {
-            homes.push(Home { directory, owner });
+        let Some(owner) = named_user(name).filter(|owner| is_meant(*owner)) else { continue };
+        if homes.iter().any(|home| home.owner == owner) {
+            continue;
+        }
+        match all.existing_part(name) {
+            Ok(directory) if refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none() => {
+                homes.push(Home { directory, owner });
+            }
+            Err(errno) if is_shortage(errno) => {
+                return Err(Error::File(all.path().join(name), errno));
+            }
+            _ => {}
         }
     }
-    homes.sort_by(|one, other| one.directory.path().cmp(other.directory.path()));
     Ok(homes)
 }
 
 /// This user's directory, made if there is none.
 fn own_home(all: &Directory, owner: u32) -> Result<Home, Error> {
-    if let Some(home) = homes(all)?.into_iter().find(|home| home.owner == owner) {
+    if let Some(home) = homes(all, &|uid| uid == owner)?.into_iter().next() {
         return Ok(home);
     }
     let failed = Error::file(all.path());

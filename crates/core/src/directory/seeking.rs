@@ -18,15 +18,15 @@ const MENTIONED: usize = 3;
 /// some of them are removed on the way.
 pub fn running(pattern: &str, scope: &Scope) -> Result<Vec<Found>, Error> {
     let wanted = Pattern::new(pattern);
-    look(scope, None, &|name| wanted.matches(name))
+    look(scope, &|_| true, None, &|name| wanted.matches(name))
 }
 
 /// What in a scope's directory is no entry.
 pub fn flaws(scope: &Scope) -> Result<Vec<Flaw>, Error> {
     let mut flaws = Vec::new();
-    for store in Store::existing(scope) {
-        store.look(None, &mut |_| {}, &mut |flaw| flaws.push(flaw))?;
-    }
+    Store::each(scope, &|_| true, &mut |store| {
+        store.look(None, &mut |_| {}, &mut |flaw| flaws.push(flaw))
+    })?;
     Ok(flaws)
 }
 
@@ -98,11 +98,12 @@ impl Sought {
     /// Those that are meant, the oldest first.
     fn all(&self) -> Result<Vec<Found>, Error> {
         let name = self.name.as_str();
-        let mut found = look(&self.scope, Some(self.name.number()), &|other| other == name)?;
+        let is_meant = |uid| !self.scope.is_shared() || self.rank(uid).is_some();
+        let number = Some(self.name.number());
+        let mut found = look(&self.scope, &is_meant, number, &|other| other == name)?;
         let wanted = self.instance.as_ref();
         found.retain(|found| wanted.is_none_or(|wanted| found.entry.instance == *wanted));
         if self.scope.is_shared() {
-            found.retain(|found| self.rank(found.entry.uid).is_some());
             // Stable: among one user's the oldest stays the first.
             found.sort_by_key(|found| self.rank(found.entry.uid));
         }
@@ -169,22 +170,19 @@ impl Sought {
 
 fn look(
     scope: &Scope,
+    of_whom: &dyn Fn(u32) -> bool,
     number: Option<u64>,
     is_meant: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Found>, Error> {
     let mut all = Vec::new();
-    if scope.is_shared() {
-        // Where that is not set up nothing is found, but nobody should believe that it was looked for.
-        scope.check()?;
-    }
-    for store in Store::existing(scope) {
+    Store::each(scope, of_whom, &mut |store| {
         let mut alive = |found: Found| {
             if is_meant(&found.entry.name) {
                 all.push(found);
             }
         };
-        store.look(number, &mut alive, &mut |_| {})?;
-    }
+        store.look(number, &mut alive, &mut |_| {})
+    })?;
     all.sort_by(|Found { entry: one, .. }, Found { entry: other, .. }| {
         one.order.cmp(&other.order).then_with(|| one.instance.cmp(&other.instance))
     });

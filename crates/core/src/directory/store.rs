@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use alongside_sys::file::{self, Directory, Facts, Hold};
 use alongside_sys::lock::Timed;
 use alongside_sys::process::Process;
-use alongside_sys::{Errno, Fd, fork, own_uid, random, socket};
+use alongside_sys::{Errno, Fd, fork, is_shortage, own_uid, random, socket};
 
 use crate::directory::entry::{self, Entry, FileName, NoEntry};
 use crate::directory::scope::{ALL_MAY_READ, Home, Scope};
@@ -105,9 +105,21 @@ impl Store {
         Ok(Store { scope: scope.clone(), names, lives, home: home.directory, owner: home.owner })
     }
 
-    /// The stores that there are. One that cannot be opened is none.
-    pub(crate) fn existing(scope: &Scope) -> Vec<Store> {
-        scope.existing().into_iter().filter_map(|home| Store::new(scope, home).ok()).collect()
+    /// Does something with one store after the other, of those users who are meant. What cannot be opened
+    /// is none, unless something is short.
+    pub(crate) fn each(
+        scope: &Scope,
+        is_meant: &dyn Fn(u32) -> bool,
+        act: &mut dyn FnMut(Store) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for home in scope.existing(is_meant)? {
+            match Store::new(scope, home) {
+                Ok(store) => act(store)?,
+                Err(error) if error.is_shortage() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The store in which new things are made.
@@ -140,6 +152,18 @@ impl Store {
         sweep(lives, |life| life);
     }
 
+    /// Where all of it is.
+    pub(crate) fn home(&self) -> &Directory {
+        &self.home
+    }
+
+    /// Whether its entries are still where they were.
+    pub(crate) fn is_in_its_place(&self) -> bool {
+        let found = self.home.existing_part(NAMES).and_then(|names| names.facts());
+        let mine = self.names.facts().map(|facts| facts.identity());
+        mine.is_ok() && found.map(|facts| facts.identity()) == mine
+    }
+
     /// Where its entries are.
     pub(crate) fn names(&self) -> &Directory {
         &self.names
@@ -153,6 +177,10 @@ impl Store {
     ) -> Result<Option<Entry>, Error> {
         match self.read(file, parts) {
             Ok(entry) if self.is_living(&entry)? => Ok(Some(entry)),
+            // Neither there nor not there: nobody knows.
+            Err(NoEntry::Unreadable(errno)) if is_shortage(errno) => {
+                Err(Error::File(self.names.path().join(file), errno))
+            }
             _ => Ok(None),
         }
     }
@@ -176,8 +204,9 @@ impl Store {
         // and so make the dead seem alive.
         match Process::open(entry.pid) {
             Ok(process) => Ok(process.is_living(entry.mark())),
-            Err(Errno::SRCH) => Ok(false),
-            Err(errno) => Err(Error::os("asking for a process")(errno)),
+            Err(errno) if is_shortage(errno) => Err(Error::os("asking for a process")(errno)),
+            // Whatever number another user has written there, none that lives has it.
+            Err(_) => Ok(false),
         }
     }
 
@@ -223,6 +252,9 @@ impl Store {
                 Ok(entry) => entry,
                 // Revoked between the listing and now.
                 Err(NoEntry::Unreadable(Errno::NOENT)) => continue,
+                Err(NoEntry::Unreadable(errno)) if is_shortage(errno) => {
+                    return Err(Error::File(path(), errno));
+                }
                 Err(why) => {
                     flawed(Flaw { path: path(), why: Some(why) });
                     continue;
@@ -343,14 +375,19 @@ impl Life {
 
     /// Whether nobody has taken its file, or its directories, away.
     fn is_in_its_place(&self, store: &Store) -> bool {
-        let inode = |facts: Result<Facts, Errno>| facts.ok().map(|facts| facts.inode);
+        let identity = |facts: Result<Facts, Errno>| facts.ok().map(|facts| facts.identity());
         let found = store.lives.as_ref().map(|lives| lives.file(&self.number).map(|(_, it)| it));
         let pairs = [
-            (inode(file::facts_of(&self.lock)), found.and_then(inode)),
-            (inode(self.store.names.facts()), inode(store.names.facts())),
-            (inode(self.store.home.facts()), inode(store.home.facts())),
+            (identity(file::facts_of(&self.lock)), found.and_then(identity)),
+            (identity(self.store.names.facts()), identity(store.names.facts())),
+            (identity(self.store.home.facts()), identity(store.home.facts())),
         ];
         pairs.iter().all(|(mine, found)| mine.is_some() && mine == found)
+    }
+
+    /// Whether it is this process's, and not that of one that forked it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.lock.is_ours()
     }
 
     /// Its number, by which entries name it.

@@ -15,16 +15,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alongside_sys::Errno;
 use alongside_sys::inotify::{Inotify, Told};
 use alongside_sys::poll::{Beacon, PollSet, Watch as Readiness};
 use alongside_sys::process::Process;
+use alongside_sys::{Errno, is_shortage};
 
 use crate::deadline::Deadline;
 use crate::directory::entry::{Entry, FileName};
 use crate::directory::name::Pattern;
 use crate::directory::scope::Scope;
-use crate::directory::store::Store;
+use crate::directory::store::{Found, NAMES, Store};
 use crate::error::Error;
 
 const DIRECTORIES: u64 = 0;
@@ -58,32 +58,39 @@ pub struct Change {
 struct Owner {
     token: u64,
     process: Process,
-    /// The files of its entries.
-    files: BTreeSet<String>,
+    /// Its entries.
+    files: BTreeSet<Key>,
 }
 
 /// A store that is listened to.
 #[derive(Debug)]
 struct Place {
     store: Store,
-    /// Its number at the inotify.
-    number: i32,
-    /// The number of its directory of names; another one of the same path has another one.
-    inode: u64,
+    /// The number of its entries' directory at the inotify.
+    names: i32,
+    /// The number of the directory that has that one in it: there it is told when that one goes.
+    home: i32,
+    /// What tells its directory of entries from another one with the same path.
+    identity: (u64, u64),
 }
+
+/// An entry's file, and in which place: in another place the same name is another's.
+type Key = (u64, String);
 
 #[derive(Debug, Default)]
 struct Picture {
-    /// Those that there are, and those that there were.
-    places: Vec<Place>,
+    /// Those that there are, each with a number of its own.
+    places: BTreeMap<u64, Place>,
+    places_ever: u64,
     /// The directories in which further ones may appear, by their number at the inotify.
     cradles: BTreeSet<i32>,
-    /// By file: which store it is in, and what it says.
-    known: BTreeMap<String, (usize, Entry)>,
+    known: BTreeMap<Key, Entry>,
     /// By user and life: one user's word about a life is not another's.
     owners: BTreeMap<(u32, String), Owner>,
     owners_ever: u64,
     changes: VecDeque<Change>,
+    /// Something was short when it was looked at what has been told: all has to be looked at.
+    is_stale: bool,
     is_closed: bool,
 }
 
@@ -117,30 +124,6 @@ impl Watch {
             watch.show(&picture);
         }
         Ok(watch)
-    }
-
-    /// Listens to all directories that there are; true if there are new ones. What is in them has to be
-    /// looked at after the kernel has begun to tell: so nothing falls between.
-    fn settle(&self, picture: &mut Picture) -> Result<bool, Error> {
-        // Before it is looked what there is: what appears later is told.
-        for cradle in self.scope.cradles() {
-            match self.inotify.watch_arrivals(&cradle) {
-                Ok(number) => drop(picture.cradles.insert(number)),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(Error::File(cradle, errno)),
-            }
-        }
-        let before = picture.places.len();
-        for store in Store::existing(&self.scope) {
-            let path = store.names().path().to_owned();
-            let failed = Error::file(&path);
-            let inode = store.names().facts().map_err(&failed)?.inode;
-            if !picture.places.iter().any(|place| place.inode == inode) {
-                let number = self.inotify.watch(store.names()).map_err(&failed)?;
-                picture.places.push(Place { store, number, inode });
-            }
-        }
-        Ok(picture.places.len() > before)
     }
 
     /// Whose names they are.
@@ -193,144 +176,208 @@ impl Watch {
         self.show(&picture);
     }
 
+    // ---- what is told --------------------------------------------------------------------------
+
     fn step(&self, picture: &mut Picture) -> Result<(), Error> {
-        let os = Error::os("watching names");
-        let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(&os)? else { return Ok(()) };
-        for token in ready.tokens() {
-            match *token {
-                BEACON => {}
-                DIRECTORIES => {
-                    for told in self.inotify.read().map_err(&os)? {
-                        match told {
-                            Told::Name(number, _) if picture.cradles.contains(&number) => {
-                                // There may be a better place for new things now.
-                                self.scope.check()?;
-                                if self.settle(picture)? {
-                                    self.look_at_all(picture, false)?;
-                                }
-                            }
-                            Told::Name(number, name) => self.hear(picture, number, &name)?,
-                            Told::Lost => self.look_at_all(picture, false)?,
-                        }
-                    }
-                }
-                owner => self.bury(picture, owner)?,
+        let ready = self.set.wait(Some(Duration::ZERO)).map_err(Error::os("watching names"))?;
+        let Ok(ready) = ready else {
+            return if picture.is_stale { self.look_anew(picture) } else { Ok(()) };
+        };
+        let tokens: Vec<u64> = ready.tokens().to_vec();
+        let heard = tokens.into_iter().try_for_each(|token| match token {
+            BEACON => Ok(()),
+            DIRECTORIES => self.hear(picture),
+            owner => self.bury(picture, owner),
+        });
+        // What was told is told once: if it could not be looked at, everything has to be.
+        picture.is_stale |= heard.is_err();
+        if picture.is_stale { self.look_anew(picture) } else { Ok(()) }
+    }
+
+    fn look_anew(&self, picture: &mut Picture) -> Result<(), Error> {
+        picture.is_stale = true;
+        // There may be a better place for new things now.
+        self.scope.check()?;
+        self.settle(picture)?;
+        self.look_at_all(picture, false)?;
+        picture.is_stale = false;
+        Ok(())
+    }
+
+    /// Takes what is told of the directories.
+    fn hear(&self, picture: &mut Picture) -> Result<(), Error> {
+        for told in self.inotify.read().map_err(Error::os("watching names"))? {
+            let Told::Name(number, name) = told else {
+                picture.is_stale = true;
+                continue;
+            };
+            let place = picture.places.iter().find(|(_, place)| place.names == number);
+            match (place.map(|(id, _)| *id), name.to_str()) {
+                (Some(id), Ok(name)) => self.look_at(picture, &(id, name.to_owned()), false)?,
+                (Some(_), Err(_)) => {}
+                // A place has come, or gone, or something else has happened around it. Once for all
+                // that is told: there may be much of it.
+                (None, _) => picture.is_stale |= self.may_matter(picture, number, &name),
             }
         }
         Ok(())
     }
 
-    fn hear(&self, picture: &mut Picture, number: i32, name: &CStr) -> Result<(), Error> {
-        let place = picture.places.iter().position(|place| place.number == number);
-        match (place, name.to_str()) {
-            (Some(place), Ok(name)) => self.look_at(picture, place, name, false),
-            _ => Ok(()),
+    /// Whether something that happened beside the entries may have to do with places.
+    fn may_matter(&self, picture: &Picture, number: i32, name: &CStr) -> bool {
+        let is_home = picture.places.values().any(|place| place.home == number);
+        picture.cradles.contains(&number) || is_home && name.to_bytes() == NAMES.as_bytes()
+    }
+
+    // ---- places --------------------------------------------------------------------------------
+
+    /// Listens to all directories that there are, and to those no longer that are gone. What is in them
+    /// has to be looked at after the kernel has begun to tell: so nothing falls between.
+    fn settle(&self, picture: &mut Picture) -> Result<(), Error> {
+        let gone: Vec<u64> = picture
+            .places
+            .iter()
+            .filter(|(_, place)| !place.store.is_in_its_place())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.leave(picture, id);
+        }
+        // Before it is looked what there is: what appears later is told.
+        for cradle in self.scope.cradles() {
+            match self.inotify.watch_arrivals(&cradle) {
+                Ok(number) => drop(picture.cradles.insert(number)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Error::File(cradle, errno)),
+            }
+        }
+        Store::each(&self.scope, &|_| true, &mut |store| {
+            let path = store.names().path().to_owned();
+            let failed = Error::file(&path);
+            let identity = store.names().facts().map_err(&failed)?.identity();
+            if picture.places.values().any(|place| place.identity == identity) {
+                return Ok(());
+            }
+            let home = self.inotify.watch(store.home()).map_err(&failed)?;
+            let names = self.inotify.watch(store.names()).map_err(&failed)?;
+            picture.places_ever += 1;
+            picture.places.insert(picture.places_ever, Place { store, names, home, identity });
+            Ok(())
+        })
+    }
+
+    /// A place is gone, and with it all that was in it.
+    fn leave(&self, picture: &mut Picture, id: u64) {
+        let Some(place) = picture.places.remove(&id) else { return };
+        self.inotify.forget(place.names);
+        self.inotify.forget(place.home);
+        let files: Vec<Key> = picture.known.keys().filter(|key| key.0 == id).cloned().collect();
+        for key in files {
+            self.lose(picture, &key);
         }
     }
+
+    // ---- entries -------------------------------------------------------------------------------
 
     /// Looks at every entry that there is, and at every one that was there.
     fn look_at_all(&self, picture: &mut Picture, initial: bool) -> Result<(), Error> {
-        let mut files: Vec<(u64, usize, String)> = Vec::new();
-        for (place, Place { store, .. }) in picture.places.iter().enumerate() {
-            let file_of = |entry: &Entry| entry.file().unwrap_or_default();
-            let mut alive = |found: crate::directory::store::Found| {
-                files.push((found.entry.order, place, file_of(&found.entry)));
+        let mut found: Vec<(u64, Key)> = Vec::new();
+        for (id, Place { store, .. }) in &picture.places {
+            let mut alive = |it: Found| {
+                found.push((it.entry.order, (*id, it.entry.file().unwrap_or_default())));
             };
             store.look(None, &mut alive, &mut |_| {})?;
         }
-        files.sort();
-        let known: Vec<(usize, String)> =
-            picture.known.iter().map(|(file, (place, _))| (*place, file.clone())).collect();
-        let found = files.into_iter().map(|(_, place, file)| (place, file));
-        for (place, file) in known.into_iter().chain(found) {
-            self.look_at(picture, place, &file, initial)?;
+        found.sort();
+        let known: Vec<Key> = picture.known.keys().cloned().collect();
+        for key in known.into_iter().chain(found.into_iter().map(|(_, key)| key)) {
+            self.look_at(picture, &key, initial)?;
         }
-        Ok(())
+        // Of those who have no name left nobody needs to hear; of others it may have been missed.
+        let ended = picture.owners.values().filter(|owner| owner.process.is_over());
+        let tokens: Vec<u64> = ended.map(|owner| owner.token).collect();
+        tokens.into_iter().try_for_each(|token| self.bury(picture, token))
     }
 
     /// Compares one entry with what is known of it.
-    fn look_at(
-        &self,
-        picture: &mut Picture,
-        place: usize,
-        file: &str,
-        initial: bool,
-    ) -> Result<(), Error> {
-        let Some(parts) = FileName::parse(file) else { return Ok(()) };
-        let entry = picture.places[place].store.entry_of_living(file, &parts)?;
-        let known = picture.known.get(file).map(|(_, known)| known.changed);
+    fn look_at(&self, picture: &mut Picture, key: &Key, initial: bool) -> Result<(), Error> {
+        let Some(parts) = FileName::parse(&key.1) else { return Ok(()) };
+        let Some(place) = picture.places.get(&key.0) else { return Ok(()) };
+        let entry = place.store.entry_of_living(&key.1, &parts)?;
+        let known = picture.known.get(key).map(|known| known.changed);
         match (entry, known) {
             (Some(entry), None)
-                if self.pattern.matches(&entry.name)
-                    && self.meet(picture, place, file, &entry)? =>
+                if self.pattern.matches(&entry.name) && self.meet(picture, key, &entry)? =>
             {
-                picture.known.insert(file.to_owned(), (place, entry.clone()));
+                picture.known.insert(key.clone(), entry.clone());
                 picture.changes.push_back(Change { kind: Kind::Appeared, entry, initial });
             }
             (Some(entry), Some(changed)) if entry.changed != changed => {
-                picture.known.insert(file.to_owned(), (place, entry.clone()));
+                picture.known.insert(key.clone(), entry.clone());
                 picture.changes.push_back(Change { kind: Kind::Changed, entry, initial: false });
             }
-            (None, Some(_)) => self.lose(picture, file),
+            (None, Some(_)) => self.lose(picture, key),
             _ => {}
         }
         Ok(())
     }
 
     /// Has the end of an entry's process be told; false if it has ended already.
-    fn meet(
-        &self,
-        picture: &mut Picture,
-        place: usize,
-        file: &str,
-        entry: &Entry,
-    ) -> Result<bool, Error> {
+    fn meet(&self, picture: &mut Picture, key: &Key, entry: &Entry) -> Result<bool, Error> {
         let os = Error::os("watching a process");
-        if let Some(owner) = picture.owners.get_mut(&key(entry)) {
-            owner.files.insert(file.to_owned());
+        if let Some(owner) = picture.owners.get_mut(&owner_of(entry)) {
+            owner.files.insert(key.clone());
             return Ok(true);
         }
         let process = match Process::open(entry.pid) {
             Ok(process) => process,
-            Err(Errno::SRCH) => return Ok(false),
-            Err(errno) => return Err(os(errno)),
+            Err(errno) if is_shortage(errno) => return Err(os(errno)),
+            Err(_) => return Ok(false),
         };
         // Asked after the process was taken hold of: so the handle is on the one that lives.
-        if !picture.places[place].store.is_living(entry)? {
+        let Some(place) = picture.places.get(&key.0) else { return Ok(false) };
+        if !place.store.is_living(entry)? {
             return Ok(false);
         }
         let token = FIRST_OWNER + picture.owners_ever;
         picture.owners_ever += 1;
         self.set.add(&process, token, Readiness::Level).map_err(os)?;
-        let files = BTreeSet::from([file.to_owned()]);
-        picture.owners.insert(key(entry), Owner { token, process, files });
+        let files = BTreeSet::from([key.clone()]);
+        picture.owners.insert(owner_of(entry), Owner { token, process, files });
         Ok(true)
     }
 
     /// A process has ended: its entries are looked at once more, and are gone.
     fn bury(&self, picture: &mut Picture, token: u64) -> Result<(), Error> {
-        let life = picture.owners.iter().find(|(_, owner)| owner.token == token);
-        let Some(life) = life.map(|(life, _)| life.clone()) else { return Ok(()) };
-        let Some(owner) = picture.owners.remove(&life) else { return Ok(()) };
-        self.set.remove(&owner.process);
-        for file in owner.files {
-            let Some((place, entry)) = picture.known.get(&file).cloned() else { continue };
+        let owner = picture.owners.iter().find(|(_, owner)| owner.token == token);
+        let Some((life, owner)) = owner else { return Ok(()) };
+        let (life, files) = (life.clone(), owner.files.clone());
+        let mut dead = Vec::new();
+        for key in files {
+            let (Some(entry), Some(place)) = (picture.known.get(&key), picture.places.get(&key.0))
+            else {
+                continue;
+            };
             // A child that it made by a bare clone may hold its life; then so it is.
-            let store = &picture.places[place].store;
-            if !store.is_living(&entry)? {
-                store.sweep(&file, &entry);
-                self.lose(picture, &file);
+            if !place.store.is_living(entry)? {
+                place.store.sweep(&key.1, entry);
+                dead.push(key);
             }
         }
+        // Nothing can fail any more: none is left behind without anybody who tells of its end.
+        if let Some(owner) = picture.owners.remove(&life) {
+            self.set.remove(&owner.process);
+        }
+        dead.iter().for_each(|key| self.lose(picture, key));
         Ok(())
     }
 
-    fn lose(&self, picture: &mut Picture, file: &str) {
-        let Some((_, entry)) = picture.known.remove(file) else { return };
-        if let Some(owner) = picture.owners.get_mut(&key(&entry)) {
-            owner.files.remove(file);
+    fn lose(&self, picture: &mut Picture, key: &Key) {
+        let Some(entry) = picture.known.remove(key) else { return };
+        if let Some(owner) = picture.owners.get_mut(&owner_of(&entry)) {
+            owner.files.remove(key);
             if owner.files.is_empty()
-                && let Some(owner) = picture.owners.remove(&key(&entry))
+                && let Some(owner) = picture.owners.remove(&owner_of(&entry))
             {
                 self.set.remove(&owner.process);
             }
@@ -339,7 +386,7 @@ impl Watch {
     }
 }
 
-fn key(entry: &Entry) -> (u32, String) {
+fn owner_of(entry: &Entry) -> (u32, String) {
     (entry.uid, entry.life.clone())
 }
 
