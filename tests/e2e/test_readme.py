@@ -1,4 +1,4 @@
-"""The programs in README.md and in docs/how-to work as they stand there."""
+"""The programs in README.md, in the tutorial and in the how-tos work as they stand there."""
 
 import os
 import re
@@ -18,7 +18,8 @@ OUTPUT = {
     "boss.py": "".join(f"{n} of 5\n" for n in range(1, 6))
     + "ended: the other program (pid N) has closed the session status 0\n",
 }
-PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs/how-to").glob("*.md"))}
+FOLDERS = [ROOT / "docs" / name for name in ("tutorial", "how-to")]
+PAGES = {page.stem: page.read_text() for each in FOLDERS for page in sorted(each.glob("*.md"))}
 RUNS = [(page, *run) for page, text in PAGES.items() for run in CONSOLE.findall(text)]
 
 
@@ -59,6 +60,8 @@ def test_a_program_of_a_how_to_says_what_it_should(
 @pytest.mark.parametrize("text", [README, *PAGES.values()], ids=["README", *PAGES])
 def test_every_program_is_run(text):
     started = set(re.findall(r'"(\w+\.py)"', text))
+    started |= {f"{name}.py" for name in re.findall(r"^from (\w+) import", text, re.MULTILINE)}
+    started &= {file for file, _ in PROGRAM.findall(text)}
     shown = set(OUTPUT) if text is README else {name for name, _ in CONSOLE.findall(text)}
     assert {file for file, _ in PROGRAM.findall(text)} == shown | started
 

@@ -114,6 +114,8 @@ def _remove_directory() -> str:
     # Under another name first: nothing new comes in while it is emptied.
     draft = _DIRECTORY.with_name(f".{_DIRECTORY.name}-{os.getpid()}")
     _DIRECTORY.rename(draft)
+    # Nor by those who have it open.
+    draft.chmod(0o700)
     shutil.rmtree(draft)
     return f"{_DIRECTORY} is removed"
 
