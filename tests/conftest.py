@@ -121,10 +121,11 @@ def scope(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def owner(scope):
+def owner_anywhere():
     """Run programs given as source, which publish and wait until their standard input ends.
 
-    What their workers write, in whatever order, is to be said with `begun`.
+    Their names go where the environment says. What their workers write, in whatever order, is to be
+    said with `begun`.
     """
     started = []
 
@@ -132,7 +133,8 @@ def owner(scope):
         source = "import alongside, os, sys, threading\n" + textwrap.dedent(source)
         source += "\nprint('there', flush=True)\nos.read(0, 1)\n"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", source, *arguments], **pipes)
+        argv = [sys.executable, "-c", source, *map(str, arguments)]
+        process = subprocess.Popen(argv, **pipes)
         started.append(process)
         said = b""
         while sorted(said) != sorted(b"there\n" + begun):
@@ -145,6 +147,12 @@ def owner(scope):
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+@pytest.fixture
+def owner(scope, owner_anywhere):
+    """Run programs whose names go into the scope of the test."""
+    return owner_anywhere
 
 
 def wait_until(condition):

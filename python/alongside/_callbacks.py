@@ -438,7 +438,8 @@ def check_not_served(session: Session) -> None:
 
 def give_up(served: Callbacks) -> None:
     """End the callbacks of a session whose loop is closed, or has cancelled them."""
-    if served.lay_down():
+    # Of one that is over there was nothing more to come.
+    if served.lay_down() and served.session._end_reason() is None:
         _log.error(
             "%r %s; callbacks end, and messages can be received, in %s",
             served.loop,

@@ -556,24 +556,3 @@ def test_a_runtime_directory_that_becomes_private_later_counts_from_then_on(late
             assert watch.next(timeout=30).entry.name == "w/2"
             assert len(alongside.running("w/*")) == 2
             assert list(late.joinpath("alongside/user/names").iterdir())
-
-
-@pytest.fixture
-def owner_anywhere():
-    """Run programs given as source, wherever their names go."""
-    started = []
-
-    def run(source):
-        source = f"import alongside, os\n{source}\nprint('there', flush=True)\nos.read(0, 1)\n"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", source], **pipes)
-        started.append(process)
-        assert process.stdout.readline() == b"there\n"
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()

@@ -6,8 +6,6 @@
 import gc
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import alongside
@@ -17,8 +15,9 @@ from tests.conftest import open_files, wait_until
 
 CYCLES = int(os.environ.get("ALONGSIDE_CYCLES", "300"))
 
+# With a limit of descriptors.
 OWNER = """
-import alongside, os, resource, sys
+import resource
 soft = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 r = alongside.publish("echo", lambda data, session: session.send(data))
@@ -26,32 +25,10 @@ def tell(_, session):
     session.send([len(r.sessions), len(os.listdir("/proc/self/fd")),
                   [line for line in open("/proc/self/status") if line.startswith("RssAnon")][0]])
 alongside.publish("state", tell)
-print("there", flush=True)
-os.read(0, 1)
 """
 
 
-@pytest.fixture
-def owner(tmp_path, monkeypatch):
-    """Start the owner with a limit of descriptors."""
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    started = []
-
-    def run(descriptors):
-        argv = [sys.executable, "-c", OWNER, str(descriptors)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen(argv, **pipes)
-        started.append(process)
-        assert process.stdout.readline() == b"there\n"
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+pytestmark = pytest.mark.usefixtures("scope")
 
 
 def state():
@@ -75,7 +52,7 @@ def exchange(number):
 
 def test_connects_leave_no_descriptor_and_no_memory_behind(owner):
     """A hundred thousand in the campaign."""
-    owner(1024)
+    owner(OWNER, 1024)
     for number in range(500):
         exchange(number)
     state()
@@ -97,7 +74,7 @@ def test_hundreds_are_served_at_once(owner):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        owner(hard)
+        owner(OWNER, hard)
         sessions = [alongside.connect("echo", timeout=60) for _ in range(CYCLES // 10)]
         for number, session in enumerate(sessions):
             session.send(number)
@@ -113,7 +90,7 @@ def test_hundreds_are_served_at_once(owner):
 
 def test_more_callers_than_an_owner_has_descriptors_for_wait_or_are_told(owner):
     """Those who are in are served all the while, and when they leave others get in."""
-    owner(150)
+    owner(OWNER, 150)
     sessions = []
     with pytest.raises((alongside.Busy, alongside.TimedOut)) as told:
         for _ in range(100):
