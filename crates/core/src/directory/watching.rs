@@ -330,15 +330,18 @@ impl Watch {
             return Ok(true);
         }
         let process = match Process::open(entry.pid) {
-            Ok(process) => process,
+            Ok(process) => Some(process),
             Err(errno) if is_shortage(errno) => return Err(os(errno)),
-            Err(_) => return Ok(false),
+            // Then nobody tells of its end. It is there all the same if its life is held, as by a child
+            // that was made by a bare clone.
+            Err(_) => None,
         };
         // Asked after the process was taken hold of: so the handle is on the one that lives.
         let Some(place) = picture.places.get(&key.0) else { return Ok(false) };
         if !place.store.is_living(entry)? {
             return Ok(false);
         }
+        let Some(process) = process else { return Ok(true) };
         let token = FIRST_OWNER + picture.owners_ever;
         picture.owners_ever += 1;
         self.set.add(&process, token, Readiness::Level).map_err(os)?;
