@@ -284,5 +284,6 @@ def test_a_program_that_published_does_nothing_while_nobody_calls(owner):
 
         wait_until(lambda: switches() == switches())
         before = switches()
+        # Not a wait for something: nothing is to happen in this second.
         time.sleep(1)
         assert switches() == before

@@ -221,8 +221,11 @@ def test_another_user_s_name_is_never_taken_for_one_s_own(machine, users, as_use
     as_user(two, OPEN, "name", one)
     assert says(as_user(two, ASK, "name", waits=False)) == f"['hello', {two}] {two}"
     assert says(as_user(one, ASK, "name", waits=False)) == f"['hello', {one}] {one}"
+
     # Root's comes before one's own.
-    reply = lambda data, session: session.send([data, session.peer.uid])  # noqa: E731
+    def reply(data, session):
+        session.send([data, session.peer.uid])
+
     with alongside.publish("name", reply, scope="machine", allow=[one]):
         assert says(as_user(one, ASK, "name", waits=False)) == f"['hello', {one}] 0"
         assert {entry.peer.uid for entry in alongside.running("name", scope="machine")} == {

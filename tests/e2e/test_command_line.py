@@ -287,7 +287,10 @@ def test_watch_says_what_becomes_of_names(begin):
     with alongside.publish("a/1", about="first") as mine:
         watching = begin("watch", "a/*")
         me = os.getpid()
-        read = lambda: watching.stdout.readline().decode()  # noqa: E731
+
+        def read():
+            return watching.stdout.readline().decode()
+
         assert read() == f"appeared\ta/1\t{me}\tfirst\n"
         mine.update(about="\x1b")
         assert read() == f"changed\ta/1\t{me}\t\\x1b\n"

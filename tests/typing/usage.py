@@ -107,6 +107,7 @@ def check_directory(name: str) -> None:
     assert_type(alongside.publish(name, take, unique=True), alongside.Registration)
     place = loops.Asyncio()
     alongside.publish(name, on_message=take_async, on=place, scope="machine", allow=["bob", 1000])
+    # No such scope: if a checker does not say so, it complains of the ignoring.
     alongside.publish(name, info={"port": 80}, scope="galaxy")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(alongside.running(), list[alongside.Entry])
     found = alongside.find(name, owner="bob", scope="machine")
