@@ -146,6 +146,8 @@ class _Callers:
         self.loop = loop
         # Each is kept by its callbacks, of which it has one at least.
         self.open: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        # Before the first is let in, whose callback may ask for it.
+        registration._open = self.open
         # It has been said already that nobody can be let in.
         self._is_told = False
         from ._callbacks import move_in
@@ -416,7 +418,7 @@ def publish(
             # Nobody would answer under the name, nor have what revokes it.
             registration._revoke()
             raise
-        registration._callers, registration._open = callers, callers.open
+        registration._callers = callers
     atexit.unregister(_core.leave_directories)
     atexit.register(_core.leave_directories)
     return registration
