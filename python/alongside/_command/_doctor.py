@@ -18,20 +18,18 @@ from .. import _core
 from .._directory import find, running
 from .._errors import AlongsideError, NoScope
 from ._finding import Finding, finding_of
-from ._listing import full_name, user
+from ._listing import or_root
 from ._printing import printable, say, say_json
-from ._processes import why_it_waits
 from ._system import file_system, kernel, limits, shown_type
+from ._waiting import SCOPES, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
 
-    from .._core import Peer
     from .._types import Scope
 
-_SCOPES: tuple[Scope, ...] = ("login", "user", "machine")
 # What a mount of these types says of a lock may be another machine's word, or nobody's.
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph")
 _TRIAL = "alongside/doctor"
@@ -63,10 +61,10 @@ def _report(findings: list[Finding], *, is_well: bool) -> None:
 
 
 def _checks() -> Iterator[Callable[[], Iterator[Finding]]]:
-    for scope in _SCOPES:
+    for scope in SCOPES:
         yield functools.partial(_scope, scope)
     yield _runtime_directory
-    yield _waiting
+    yield waiting
     yield kernel
     yield limits
 
@@ -134,7 +132,7 @@ def _removal(path: Path) -> str:
     command = f"{'rm -r' if stat.S_ISDIR(found.st_mode) else 'rm'} {quote(str(path))}"
     if os.geteuid() in owners:
         return f"remove it: {command}"
-    return f"{user(found.st_uid)}, or root, can remove it: {command}"
+    return f"{or_root(found.st_uid)} can remove it: {command}"
 
 
 def _far(path: Path, subject: str) -> Iterator[Finding]:
@@ -225,32 +223,3 @@ def _fault_of_runtime_directory(path: Path) -> str:
     if found.st_mode & 0o077:
         return f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
     return ""
-
-
-# ---- who waits -----------------------------------------------------------------------------------
-
-
-def _waiting() -> Iterator[Finding]:
-    """Look for programs that have published names and answer nobody."""
-    named: dict[Peer, set[str]] = {}
-    for scope in _SCOPES:
-        try:
-            entries = running(scope=scope)
-        except (AlongsideError, OSError, ValueError):
-            # Told where the scope was looked at.
-            continue
-        for entry in entries:
-            named.setdefault(entry.peer, set()).add(f'"{full_name(entry)}"')
-    found = [_standstill(peer, ", ".join(sorted(names))) for peer, names in named.items()]
-    standstills = [finding for finding in found if finding is not None]
-    yield from standstills or [Finding("info", "who waits", "no program with a name is held up")]
-
-
-def _standstill(peer: Peer, names: str) -> Finding | None:
-    reason = why_it_waits(peer.pid)
-    if reason is None:
-        return None
-    text = f"whoever calls {names} waits: its process {peer.pid} {reason.text}"
-    is_ours = os.geteuid() in {0, peer.uid}
-    mend = reason.mend if is_ours else f"{user(peer.uid)}, or root: {reason.mend}"
-    return Finding(reason.level, "who waits", text, mend)

@@ -79,6 +79,11 @@ def user(uid: int) -> str:
         return str(uid)
 
 
+def or_root(uid: int) -> str:
+    """Give who may do what a user may."""
+    return "root" if uid == 0 else f"{user(uid)}, or root"
+
+
 def full_name(entry: Entry) -> str:
     """Give the name by which this user reaches the entry: others' are NAME@USER."""
     if entry.peer.uid == os.geteuid():
