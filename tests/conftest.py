@@ -4,8 +4,10 @@ A test that hangs is ended by pytest's own watchdog (`faulthandler_timeout`), wh
 test measures time by it.
 """
 
+import contextlib
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -153,6 +155,88 @@ def owner_anywhere():
 def owner(scope, owner_anywhere):
     """Run programs whose names go into the scope of the test."""
     return owner_anywhere
+
+
+# Runs what it is told, and tells what that gives, or the error.
+PUPPET = """
+import pickle, sys, os, time, signal, threading, alongside
+said, told = os.fdopen(SAID, "rb"), os.fdopen(TOLD, "wb")
+space = dict(globals())
+while True:
+    kind, code = pickle.load(said)
+    try:
+        value = eval(code, space) if kind == "eval" else exec(code, space)
+        answer = True, value
+    except BaseException as error:
+        answer = False, error
+    pickle.dump(answer, told)
+    told.flush()
+"""
+
+
+class Puppet:
+    """Another process, which runs what this one says."""
+
+    def __init__(self, **options):
+        ours, its = os.pipe(), os.pipe()
+        code = f"SAID, TOLD = {ours[0]}, {its[1]}\n"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code + PUPPET], pass_fds=[ours[0], its[1]], **options
+        )
+        os.close(ours[0])
+        os.close(its[1])
+        self.saying, self.hearing = os.fdopen(ours[1], "wb"), os.fdopen(its[0], "rb")
+        self.pid = self.process.pid
+
+    def say(self, code, kind="eval"):
+        """Have it begin with something; `hear` gives what comes of it."""
+        pickle.dump((kind, textwrap.dedent(code)), self.saying)
+        self.saying.flush()
+        return self
+
+    def hear(self):
+        done, value = pickle.load(self.hearing)
+        if not done:
+            raise value
+        return value
+
+    def __call__(self, code):
+        """Give what an expression is there."""
+        return self.say(code).hear()
+
+    def run(self, code):
+        """Run statements there."""
+        return self.say(code, "exec").hear()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def end(self):
+        """End it in order, as a program does that has come to its end."""
+        self.run("threading.Timer(0, lambda: None)")
+        self.saying.close()
+        self.process.wait()
+
+    def close(self):
+        self.kill()
+        for end in (self.saying, self.hearing):
+            with contextlib.suppress(OSError):
+                end.close()
+
+
+@pytest.fixture
+def puppet(scope):
+    """Start processes that run what they are told, in the scope of the test."""
+    started = []
+
+    def start(**options):
+        started.append(Puppet(**options))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
 
 
 def wait_until(condition):

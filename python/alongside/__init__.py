@@ -25,6 +25,7 @@ from ._errors import (
     NotStarted,
     PeerGone,
     RemoteError,
+    ScopeLost,
     SessionEnded,
     StartFailed,
     TimedOut,
@@ -36,8 +37,10 @@ from ._session import Session, session
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import loops
+    from ._cells import Cell
     from ._directory import aconnect, asend_to, connect, find, running, send_to
     from ._lending import Lent
+    from ._locks import Lock, RWLock
     from ._publish import Registration, publish
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
@@ -51,6 +54,7 @@ __all__ = [
     "STDOUT",
     "AlongsideError",
     "Busy",
+    "Cell",
     "Change",
     "Closed",
     "Corrupt",
@@ -60,13 +64,16 @@ __all__ = [
     "Incompatible",
     "Invalid",
     "Lent",
+    "Lock",
     "NoScope",
     "NotFound",
     "NotStarted",
     "Peer",
     "PeerGone",
+    "RWLock",
     "Registration",
     "RemoteError",
+    "ScopeLost",
     "Session",
     "SessionEnded",
     "StartFailed",
@@ -102,6 +109,10 @@ if not TYPE_CHECKING:
             from . import _publish as module
         elif name in {"Watch", "watch"}:
             from . import _watch as module
+        elif name == "Cell":
+            from . import _cells as module
+        elif name in {"Lock", "RWLock"}:
+            from . import _locks as module
         elif name == "astart":
             from . import _tasks as module
         elif name == "Lent":

@@ -140,6 +140,10 @@ class RemoteError(AlongsideError):
         return _rebuild, (type(self), self.args, named)
 
 
+class ScopeLost(AlongsideError):
+    """Somebody has removed what this program shares with others, who share another one by now."""
+
+
 class HandleLost(AlongsideError):
     """What the session holds is not this process's, or was taken from it."""
 

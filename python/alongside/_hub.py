@@ -129,12 +129,17 @@ class Hub:
         self.unwatch(watched)
         self.forget(watched)
 
-    def serve(self, thing: _core.Registration | _core.Watch, ready: _Ready) -> Served:
-        """Call `ready(n)` when callers of a registration, or changes of names, wait to be taken."""
+    def serve(
+        self, thing: _core.Registration | _core.Watch | _core.Changes, ready: _Ready
+    ) -> Served:
+        """Call `ready(n)` when callers of a registration, or changes, wait to be taken."""
         number, poller = next(self._numbers), self._poller
         if isinstance(thing, _core.Registration):
             served = Served(number, functools.partial(poller.remove_callers, thing), ready)
             poller.add_callers(thing, number)
+        elif isinstance(thing, _core.Changes):
+            served = Served(number, functools.partial(poller.remove_cell, thing), ready)
+            poller.add_cell(thing, number)
         else:
             served = Served(number, functools.partial(poller.remove_changes, thing), ready)
             poller.add_changes(thing, number)

@@ -5,9 +5,6 @@ Loads when a program first watches.
 
 from __future__ import annotations
 
-import inspect
-import logging
-
 from . import _core
 from ._directory import text
 from ._errors import Closed
@@ -16,14 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Self
 
-    from ._hub import Served
+    from ._changes import OnChange
     from ._types import Scope
     from .loops import Loop
 
 Change = _core.Change
-_log = logging.getLogger("alongside")
 
 
 class Watch(_core.Watch):
@@ -33,7 +29,7 @@ class Watch(_core.Watch):
     appears, changes or vanishes, as it happens, until the watch is closed.
     """
 
-    _callback: _Callback | None = None
+    _callback: OnChange | None = None
     _is_awaited = False
     _pattern = "*"
 
@@ -98,9 +94,9 @@ class Watch(_core.Watch):
         if known is not None:
             known.stop()
         if callback is not None:
-            from ._callbacks import place
+            from ._changes import OnChange
 
-            self._callback = _Callback(self, callback, place(on, callback))
+            self._callback = OnChange(self, self._take, callback, on, self)
 
     def close(self) -> None:
         """End the watch, for whoever waits as well."""
@@ -123,87 +119,6 @@ class Watch(_core.Watch):
 
 
 Watch.__module__ = "alongside"
-
-
-class _Callback:
-    """Calls a function with each change, in a place of the program's choice."""
-
-    def __init__(self, watch: Watch, callback: Callable[[Change], object], loop: Loop) -> None:
-        self._watch = watch
-        self._callback = callback
-        self.loop = loop
-        self._is_over = False
-        self._served: Served | None = None
-        from ._callbacks import move_in
-
-        self._kept = move_in(self)
-        try:
-            self._hub = loop._hub
-            self._begin()
-        except BaseException:
-            from ._callbacks import move_out
-
-            move_out(self, self._kept)
-            raise
-
-    def stop(self) -> None:
-        from ._callbacks import move_out
-
-        if self._is_over:
-            return
-        self._is_over = True
-        self._pause()
-        move_out(self, self._kept)
-
-    def give_up(self) -> None:
-        """Call nobody any more: the loop has ended, or has cancelled that."""
-        _log.info("%r ends, and with it the callback of %r", self.loop, self._watch)
-        self._watch.on_change(None)
-
-    def _begin(self) -> None:
-        self._served = self._hub.serve(self._watch, self._ready)
-
-    def _pause(self) -> None:
-        served, self._served = self._served, None
-        if served is not None:
-            self._hub.dismiss(served)
-
-    def _ready(self, budget: int) -> None:
-        for _ in range(budget):
-            if self._is_over:
-                return
-            try:
-                change = self._watch._take()
-            except Closed:
-                self._watch.on_change(None)
-                return
-            except Exception:
-                # A shortage, or a scope that is gone. Told again and again it would be no news.
-                _log.exception("changes cannot be seen; callbacks end, of %r", self._watch)
-                self._watch.on_change(None)
-                return
-            if change is None:
-                return
-            try:
-                result: Any = self._callback(change)
-            except self.loop._survives:
-                _log.exception("%r raised", self._callback)
-                continue
-            if inspect.isawaitable(result) and self.loop._takes_coroutines:
-                from ._callbacks import Once
-
-                # Not looked at until this one is through: one at a time.
-                self._pause()
-                self.loop._spawn(Once(self._finish(result), self.give_up))
-                return
-
-    async def _finish(self, result: Awaitable[object]) -> None:
-        try:
-            await result
-        except Exception:
-            _log.exception("%r raised", self._callback)
-        if not self._is_over:
-            self._begin()
 
 
 def watch(pattern: str = "*", /, *, scope: Scope = "user") -> Watch:

@@ -70,6 +70,10 @@ pub enum Error {
     NotFound(String),
     /// There is no such scope here; the text says why.
     NoScope(String),
+    /// Somebody else is in the middle of something short, and does not go on; the text says who and what.
+    Stuck(String),
+    /// What this program shares with others was taken away; the text says how to share it anew.
+    ScopeLost(String),
     /// What was asked for breaks a rule, which the text says.
     Rule(String),
     /// No memory for a message of so many bytes; it can still be received.

@@ -28,6 +28,7 @@ mod outgoing;
 mod receiving;
 mod sending;
 mod session;
+pub mod shared;
 mod spin;
 mod staging;
 mod start;

@@ -25,7 +25,7 @@ use crate::peer::Peer;
 
 static FROM_JSON: Named = Named::new("json", "loads");
 
-fn scope_of(py: Python<'_>, name: &str) -> PyResult<Scope> {
+pub(crate) fn scope_of(py: Python<'_>, name: &str) -> PyResult<Scope> {
     py.detach(|| Scope::named(name)).map_err(|error| to_python(py, error, None))
 }
 

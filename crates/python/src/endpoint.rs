@@ -304,13 +304,13 @@ impl Endpoint {
 }
 
 /// Raises for a type that no message can be checked against, before one is taken.
-fn check_type(to: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn check_type(to: &Bound<'_, PyAny>) -> PyResult<()> {
     static CHECK: Named = Named::new("alongside._data", "check_type");
     CHECK.get(to.py())?.call1((to,)).map(drop)
 }
 
 /// The object, checked against a type.
-fn converted<'py>(
+pub(crate) fn converted<'py>(
     data: Bound<'py, PyAny>,
     to: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {

@@ -108,6 +108,8 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         Error::NotFound(text) => raise(py, "NotFound", &text),
         Error::NoScope(text) => raise(py, "NoScope", &text),
         Error::Rule(text) => PyValueError::new_err(text),
+        Error::Stuck(text) => raise(py, "TimedOut", &text),
+        Error::ScopeLost(text) => raise(py, "ScopeLost", &text),
         Error::NotLendable(text) => PyValueError::new_err(text),
         Error::NoMemory(bytes) => PyMemoryError::new_err(format!(
             "no memory for a message of {bytes} bytes; it can still be received"

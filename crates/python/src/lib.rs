@@ -8,12 +8,14 @@
 //! the interpreter lock held, so whoever holds one of the core's locks may take the interpreter lock.
 
 mod body;
+mod cell;
 mod decode;
 mod directory;
 mod encode;
 mod endpoint;
 mod errors;
 mod lease;
+mod lock;
 mod named;
 mod peer;
 mod poller;
@@ -34,6 +36,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<start::Canceller>()?;
+    module.add_class::<cell::Cell>()?;
+    module.add_class::<cell::Changes>()?;
+    module.add_class::<lock::Lock>()?;
+    module.add_class::<lock::RwLock>()?;
+    module.add_class::<lock::RwHold>()?;
     module.add_class::<directory::Call>()?;
     module.add_class::<directory::Change>()?;
     module.add_class::<directory::Entry>()?;
@@ -44,6 +51,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(directory::places, module)?)?;
     module.add_function(wrap_pyfunction!(directory::flaws, module)?)?;
     module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;
+    module.add_function(wrap_pyfunction!(cell::cell_names, module)?)?;
+    module.add_function(wrap_pyfunction!(cell::leave_shared, module)?)?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
     module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use alongside_sys::process::Process;
 use pyo3::prelude::*;
 
 /// The process at the other end of a session, as the kernel named it when the session began.
@@ -41,6 +42,15 @@ impl From<&alongside_core::Identity> for Peer {
             uid: identity.uid,
             executable: identity.executable.clone().map(Into::into),
         }
+    }
+}
+
+impl Peer {
+    /// The process with this number, if it runs.
+    pub(crate) fn of_running(pid: u32) -> Option<Peer> {
+        let process = Process::open(pid).ok()?;
+        let uid = process.user()?;
+        Some(Peer::from(&process.identity(uid)))
     }
 }
 

@@ -9,6 +9,7 @@ use alongside_sys::{Errno, WaitEnd};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+use crate::cell::Changes;
 use crate::directory::{Registration, Watch as NameWatch};
 use crate::endpoint::Endpoint;
 use crate::errors::raise;
@@ -132,6 +133,19 @@ impl Poller {
     fn remove_changes(&self, watch: &NameWatch) {
         if self.set.is_ours() {
             self.set.remove(&watch.core);
+        }
+    }
+
+    /// Reports `number` as long as a cell may have changed.
+    fn add_cell(&self, changes: &Changes, number: u64) -> PyResult<()> {
+        self.check_ours()?;
+        self.set.add(&changes.core, number, Watch::Level).map_err(failed)
+    }
+
+    /// Reports no more changes of a cell.
+    fn remove_cell(&self, changes: &Changes) {
+        if self.set.is_ours() && changes.core.is_ours() {
+            self.set.remove(&changes.core);
         }
     }
 

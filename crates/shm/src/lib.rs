@@ -9,6 +9,7 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p alongside-shm` runs the models instead of the tests.
 
+mod cell;
 mod layout;
 mod record;
 mod region;
@@ -16,6 +17,9 @@ mod returns;
 mod ring;
 mod sync;
 
+pub use cell::{
+    CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, Pages, SHORT_VALUE, Unread, Value, Written,
+};
 pub use layout::{
     FINGERPRINT, HEADER_BYTES, Header, Lane, LayoutError, Presence, SessionLayout, VERSION,
 };

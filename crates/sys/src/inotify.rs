@@ -48,6 +48,26 @@ impl Inotify {
         inotify::add_watch(&self.fd, directory, wanted)
     }
 
+    /// Hears of an open file that is written, or loses a name, from now on.
+    pub fn watch_file(&self, file: impl AsFd) -> Result<(), Errno> {
+        let place = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+        inotify::add_watch(&self.fd, place, WatchFlags::MODIFY | WatchFlags::ATTRIB).map(drop)
+    }
+
+    /// Forgets what was told, if anything was.
+    pub fn drain(&self) -> Result<bool, Errno> {
+        let mut space = [0; 4 << 10];
+        let mut was_any = false;
+        loop {
+            match rustix::io::read(&self.fd, &mut space) {
+                Ok(_) => was_any = true,
+                Err(Errno::AGAIN) => return Ok(was_any),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
     /// Hears no more of a directory.
     pub fn forget(&self, number: i32) {
         // The kernel has done so itself if the directory is gone.

@@ -20,6 +20,9 @@ pub mod socket;
 pub mod spawn;
 mod thread;
 mod user;
+pub mod word;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use fork::Fd;
 pub use nap::{is_main_thread, look_again_later, look_again_soon};
@@ -51,9 +54,19 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// This process.
+/// This process. Asked of the kernel once.
+#[inline]
 pub fn own_pid() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get() as u32
+    /// In which generation it was asked, and the answer.
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    let generation = u64::from(fork::generation()) + 1;
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known >> 32 == generation {
+        return known as u32;
+    }
+    let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
+    KNOWN.store(generation << 32 | u64::from(pid), Ordering::Relaxed);
+    pid
 }
 
 /// A number that nobody can guess.

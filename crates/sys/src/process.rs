@@ -5,12 +5,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use crate::fork::Fd;
+use crate::fork::{Fd, generation};
 use crate::poll::is_ready;
 
 /// `PIDFD_GET_INFO` of linux/pidfd.h with the first, 64-byte form of its answer.
@@ -188,6 +189,14 @@ impl Process {
         Some(if signal != 0 { -signal } else { code })
     }
 
+    /// The user that it runs as.
+    pub fn user(&self) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        // Real, effective, saved.
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
     /// What the kernel says about it, which runs as `uid`. Meaningful if it lives after the question,
     /// too.
     pub fn identity(&self, uid: u32) -> Identity {
@@ -256,6 +265,22 @@ pub fn of_this() -> Own {
         executable: executable.to_string_lossy().into_owned(),
         started_s: start_time_s(&proc),
     }
+}
+
+/// When this process began, as its mark says; zero if that is not known. Asked of the kernel once.
+#[inline]
+pub fn own_begun() -> u64 {
+    /// In which generation it was asked, and the answer: in clock ticks, of which 44 bits are ages.
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    const BITS: u32 = 44;
+    let generation = u64::from(generation()) + 1;
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known >> BITS == generation {
+        return known & ((1 << BITS) - 1);
+    }
+    let begun = begun_ticks(std::path::Path::new("/proc/self")).unwrap_or(0);
+    KNOWN.store(generation << BITS | begun, Ordering::Relaxed);
+    begun
 }
 
 /// Children that ended, or will end, without anybody who asks how. They are reaped when others are

@@ -143,6 +143,12 @@ impl Scope {
         Ok(Home { directory, owner })
     }
 
+    /// Whether the directory in which new things are made is there already, perhaps.
+    pub(crate) fn has_first(&self) -> bool {
+        let first = || paths().into_iter().next().map(|path| path.join(self.part()));
+        !self.is_shared() && first().is_some_and(|path| file::facts(&path).is_ok())
+    }
+
     /// Whether there can be such a scope here.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.is_shared() { machine().map(drop) } else { self.first().map(drop) }

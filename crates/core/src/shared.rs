@@ -1,0 +1,41 @@
+//! What programs share as long as one of them holds it: values, and locks.
+//!
+//! ```text
+//! gates/XX        one byte of them is locked while the file of a name is opened or closed
+//! cells/NUMBER    a value, and who holds it
+//! locks/NUMBER    a lock
+//! rwlocks/NUMBER  a lock for many readers or one writer
+//! ```
+//! NUMBER is the name's (`directory/name.rs`). Whoever holds such a file has a read lock on a byte of its own
+//! in it, which ends with the process, however that ends; where no byte is locked, the value is dead.
+//!
+//! # Invariants
+//! * **H1** a file has its name only when it is complete, and its maker holds it by then.
+//! * **H2** names are given and taken away only with the name's gate locked (`gate.rs`), in all places of the
+//!   scope that there are.
+//! * **H3** somebody begins to hold a file either before it has a name, or with the gate locked, while the
+//!   name leads to it.
+//! * **H4** a name is taken away only if, with the gate locked, nobody else holds the file.
+//!
+//! Two living files of one name would need a name taken away while somebody holds the file, which H4 forbids,
+//! or somebody who began to hold it between the look and that, which H3 forbids.
+
+pub mod cell;
+mod gate;
+mod held;
+pub mod lock;
+pub mod rwlock;
+
+use std::time::Duration;
+
+use alongside_sys::own_pid;
+
+pub use held::leave_all;
+
+/// So long somebody may be in the middle of something that takes microseconds. Who is stopped there is told.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A stretch of bytes whose length says which process has locked it.
+pub(crate) fn signed(at: u64) -> (u64, u64) {
+    (at, u64::from(own_pid()))
+}

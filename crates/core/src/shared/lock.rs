@@ -1,0 +1,313 @@
+//! A lock with a name, which its owner's death frees.
+//!
+//! What excludes is the kernel's lock of the whole file (`flock`), which ends with the process. Beside it the
+//! file has a record of who has it:
+//!
+//! | | |
+//! |---|---|
+//! | word | odd while somebody has the lock; grows by one when it is taken and when it is given back |
+//! | process | its number, and when it began |
+//!
+//! The word is also what those sleep on who wait. Who gives the lock back adds one to it and wakes one of
+//! them; who is killed does not, so a word that is odd when the lock is free says *abandoned*, and who waits
+//! looks every few milliseconds.
+//!
+//! # Invariants
+//! * **L1** the record is written only by who has the file's lock.
+//! * **L2** the word is odd from before the owner's program goes on until after it has given the lock back.
+//! * **L3** who sleeps has seen the word odd, and sleeps only if it still has that value: so giving back is
+//!   not missed.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alongside_sys::file;
+use alongside_sys::lock::TimedLock;
+use alongside_sys::word::Words;
+use alongside_sys::{Errno, WaitEnd, own_pid, process, random, yield_now};
+
+use crate::deadline::Deadline;
+use crate::directory::scope::Scope;
+use crate::directory::seeking::checked;
+use crate::error::Error;
+use crate::shared::held::{Content, Held, Kind, Once, Wanted};
+
+/// Where the record is: the file's number, the word, the process and when it began.
+const RECORD_AT: u64 = 248;
+pub(crate) const WORD_AT: usize = 256;
+const RECORD_BYTES: usize = 24;
+const FILE_BYTES: usize = 512;
+const VERSION: u32 = 1;
+/// So often who has just been woken looks at once: who has woken it gives the lock back this moment.
+const AT_ONCE: u32 = 20;
+/// So long who waits sleeps at most: nobody wakes it if the owner is killed.
+pub(crate) const IS_IT_ALIVE: Duration = Duration::from_millis(4);
+
+fn magic(kind: Kind) -> [u8; 8] {
+    match kind {
+        Kind::RwLock => *b"ALONGSR\x01",
+        _ => *b"ALONGSL\x01",
+    }
+}
+
+/// What a file of locks begins with.
+pub(crate) struct Form(pub(crate) Kind);
+
+impl Content for Form {
+    fn new_bytes(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; FILE_BYTES];
+        bytes[..8].copy_from_slice(&magic(self.0));
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        bytes[32..32 + name.len()].copy_from_slice(name.as_bytes());
+        let number = random().map_err(Error::os("making a lock's number"))?;
+        bytes[248..256].copy_from_slice(&number.to_le_bytes());
+        Ok(bytes)
+    }
+
+    fn check(&self, file: &OwnedFd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error> {
+        let mut found = [0; FILE_BYTES];
+        let count = file::read_at(file, &mut found, 0);
+        let count = count.map_err(|errno| Error::File(path(), errno))?;
+        let mut expected = self.new_bytes(name)?;
+        expected.truncate(RECORD_AT as usize);
+        if count < FILE_BYTES || found[..RECORD_AT as usize] != expected[..] {
+            return Err(Error::Corrupt(format!(
+                "{} is no lock of the name {name:?}, or of another version",
+                path().display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Who has a lock, as the file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    number: u64,
+    pub(crate) word: u32,
+    pid: u32,
+    begun: u64,
+}
+
+impl Record {
+    pub(crate) fn read(file: impl AsFd) -> Result<Record, Errno> {
+        let mut bytes = [0; RECORD_BYTES];
+        if file::read_at(file, &mut bytes, RECORD_AT)? < RECORD_BYTES {
+            return Err(Errno::NODATA);
+        }
+        let half = |at: usize| {
+            let mut half = [0; 4];
+            half.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(half)
+        };
+        let whole = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
+        Ok(Record { number: whole(0), word: half(8), pid: half(12), begun: whole(16) })
+    }
+
+    /// All but the file's number, which stays.
+    pub(crate) fn write(&self, file: impl AsFd) -> Result<(), Errno> {
+        let mut bytes = [0; RECORD_BYTES - 8];
+        bytes[..4].copy_from_slice(&self.word.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.begun.to_le_bytes());
+        file::write_at(file, &bytes, RECORD_AT + 8)
+    }
+
+    pub(crate) fn is_taken(&self) -> bool {
+        self.word % 2 == 1
+    }
+
+    /// The record of this process as the next owner: the next odd number.
+    pub(crate) fn sign(self) -> Record {
+        let word = self.word.wrapping_add(1 + u32::from(self.is_taken()));
+        Record { word, pid: own_pid(), begun: process::own_begun(), ..self }
+    }
+}
+
+/// Whether who had it was killed, of a lock that nobody holds.
+pub(crate) fn is_abandoned(file: &OwnedFd) -> bool {
+    Record::read(file).is_ok_and(|record| record.is_taken())
+}
+
+/// A lock's file, open in this process.
+#[derive(Debug)]
+struct Shared {
+    held: Held,
+    number: u64,
+    words: Words,
+    /// Whose turn it is among this process's threads: the kernel tells open files apart, not threads.
+    turn: TimedLock,
+    /// Who of this process has it; zero for nobody.
+    taker: AtomicUsize,
+}
+
+impl AsRef<Held> for Shared {
+    fn as_ref(&self) -> &Held {
+        &self.held
+    }
+}
+
+static LOCKS: Once<Shared> = Once::new();
+
+/// A lock with a name.
+#[derive(Debug)]
+pub struct Lock {
+    shared: Arc<Shared>,
+}
+
+impl Lock {
+    /// Opens a lock, or makes one if nobody has it open.
+    pub fn open(name: &str, scope: &Scope, until: Deadline) -> Result<Lock, Error> {
+        let wanted = Wanted { kind: Kind::Lock, scope: scope.clone(), name: checked(name)? };
+        let Some(held) = wanted.open(&Form(Kind::Lock), true, until)? else {
+            unreachable!("it is made if there is none")
+        };
+        let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
+        let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
+        let (turn, taker) = Default::default();
+        let shared = LOCKS.share(Shared { held, number: record.number, words, turn, taker });
+        Ok(Lock { shared })
+    }
+
+    /// Whether it was opened by this process, not by the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.shared.held.is_ours()
+    }
+
+    /// Who of this process has it, as that was said; zero for nobody.
+    #[inline]
+    pub fn taker(&self) -> usize {
+        self.shared.taker.load(Ordering::Relaxed)
+    }
+
+    /// Takes it for a thread or a task of this process, which is no zero, or says why not; gives whether its
+    /// last owner was killed.
+    #[inline]
+    pub fn acquire(&self, taker: usize, until: Deadline) -> Result<bool, Error> {
+        let shared = &*self.shared;
+        if !shared.turn.try_lock() {
+            shared.turn.lock(until.left())?;
+        }
+        let taken = self.acquire_among_processes(until);
+        match taken {
+            Ok(_) => shared.taker.store(taker, Ordering::Relaxed),
+            Err(_) => shared.turn.unlock(),
+        }
+        taken
+    }
+
+    fn acquire_among_processes(&self, until: Deadline) -> Result<bool, Error> {
+        let shared = &*self.shared;
+        let mut tries = 0;
+        loop {
+            if file::lock_whole(&shared.held.file).map_err(|errno| shared.held.failed(errno))? {
+                let taken = self.sign();
+                if taken.is_err() {
+                    let _ = file::unlock_whole(&shared.held.file);
+                }
+                return taken;
+            }
+            let record = shared.record()?;
+            if until.is_over() {
+                return Err(Error::TimedOut);
+            }
+            if !record.is_taken() {
+                // It is being given back, or taken: a moment.
+                tries += 1;
+                if tries < AT_ONCE {
+                    yield_now();
+                } else {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                continue;
+            }
+            tries = 0;
+            // L3
+            match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
+                Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
+                Ok(()) | Err(WaitEnd::TimedOut) => {}
+            }
+        }
+    }
+
+    /// Says in the file whose it is; gives whether its last owner was killed.
+    fn sign(&self) -> Result<bool, Error> {
+        let shared = &*self.shared;
+        let record = shared.record()?;
+        let abandoned = record.is_taken();
+        // L2
+        record.sign().write(&shared.held.file).map_err(|errno| shared.held.failed(errno))?;
+        Ok(abandoned)
+    }
+
+    /// Gives it back.
+    #[inline]
+    pub fn release(&self) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let given = shared.give_back();
+        shared.turn.unlock();
+        given.map_err(|errno| shared.held.failed(errno))
+    }
+
+    /// The process that has it.
+    pub fn owner(&self) -> Result<Option<u32>, Error> {
+        let shared = &*self.shared;
+        let record = shared.record()?;
+        let lives = || {
+            let process = process::Process::open(record.pid);
+            process.is_ok_and(|it| it.mark().begun.is_none_or(|begun| begun == record.begun))
+        };
+        Ok((record.is_taken() && lives()).then_some(record.pid))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.shared.held.wanted.name.as_str()
+    }
+
+    /// Keeps it taken though nobody has this handle any more: it is the process's.
+    pub fn keep(self) {
+        std::mem::forget(self.shared);
+    }
+
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        self.shared.held.path()
+    }
+}
+
+impl Shared {
+    /// Wakes who is next, and gives the file's lock back: who is woken needs longer to come than that.
+    #[inline]
+    fn give_back(&self) -> Result<(), Errno> {
+        self.taker.store(0, Ordering::Relaxed);
+        let woken = self.words.add_and_wake(WORD_AT, 1, 1);
+        woken.and(file::unlock_whole(&self.held.file))
+    }
+
+    #[inline]
+    fn record(&self) -> Result<Record, Error> {
+        let record = match Record::read(&self.held.file) {
+            Err(Errno::NODATA) => {
+                let path = self.held.path();
+                return Err(Error::Corrupt(format!("{} was cut short", path.display())));
+            }
+            record => record.map_err(|errno| self.held.failed(errno))?,
+        };
+        // Somebody has closed the descriptor, and another file has got its number.
+        if record.number == self.number { Ok(record) } else { Err(Error::HandleLost(Errno::BADF)) }
+    }
+}
+
+pub(crate) fn leave_all() {
+    for shared in LOCKS.all() {
+        if shared.taker.load(Ordering::Relaxed) != 0 {
+            let _ = shared.give_back();
+        }
+        shared.held.leave();
+    }
+}

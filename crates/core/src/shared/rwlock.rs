@@ -1,0 +1,160 @@
+//! A lock with a name that many readers have, or one writer.
+//!
+//! Each hold opens the file anew and locks bytes of it, so threads of one process are told apart as processes
+//! are. There are two places: the room, and the door to it. A writer locks the door, and keeps it locked until
+//! the readers that are in the room have left; so those who come later wait behind it, and no stream of
+//! readers keeps a writer out. The record of the writer, and the word on which is waited, are those of
+//! `lock.rs`; readers that leave add two, which keeps the word odd or even.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alongside_sys::file::{self, Hold};
+use alongside_sys::word::Words;
+use alongside_sys::{Errno, Fd, WaitEnd};
+
+use crate::deadline::Deadline;
+use crate::directory::scope::Scope;
+use crate::directory::seeking::checked;
+use crate::error::Error;
+use crate::shared::held::{Held, Kind, Once, Wanted};
+use crate::shared::lock::{Form, IS_IT_ALIVE, Record, WORD_AT};
+use crate::shared::signed;
+
+/// Where the bytes of the door and of the room are.
+const DOOR_AT: u64 = 1 << 36;
+const ROOM_AT: u64 = 1 << 37;
+
+#[derive(Debug)]
+struct Shared {
+    held: Held,
+    words: Words,
+}
+
+impl AsRef<Held> for Shared {
+    fn as_ref(&self) -> &Held {
+        &self.held
+    }
+}
+
+static LOCKS: Once<Shared> = Once::new();
+
+/// A lock for many readers or one writer.
+#[derive(Clone, Debug)]
+pub struct RwLock {
+    shared: Arc<Shared>,
+}
+
+/// What somebody has of it until this is dropped.
+#[derive(Debug)]
+pub struct RwHold {
+    file: Fd,
+    shared: Arc<Shared>,
+    is_writer: bool,
+    /// Whether the last writer was killed.
+    pub abandoned: bool,
+}
+
+impl RwLock {
+    /// Opens a lock, or makes one if nobody has it open.
+    pub fn open(name: &str, scope: &Scope, until: Deadline) -> Result<RwLock, Error> {
+        let wanted = Wanted { kind: Kind::RwLock, scope: scope.clone(), name: checked(name)? };
+        let Some(held) = wanted.open(&Form(Kind::RwLock), true, until)? else {
+            unreachable!("it is made if there is none")
+        };
+        let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
+        Ok(RwLock { shared: LOCKS.share(Shared { held, words }) })
+    }
+
+    /// Whether it was opened by this process, not by the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.shared.held.is_ours()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.shared.held.wanted.name.as_str()
+    }
+
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        self.shared.held.path()
+    }
+
+    /// Takes it, or says why not.
+    pub fn acquire(&self, is_writer: bool, until: Deadline) -> Result<RwHold, Error> {
+        let shared = &*self.shared;
+        let opened = file::open_again(&shared.held.file).and_then(Fd::new);
+        let file = opened.map_err(|errno| shared.held.failed(errno))?;
+        loop {
+            let record = shared.record()?;
+            if shared.try_enter(&file, is_writer).map_err(|errno| shared.held.failed(errno))? {
+                return self.enter(file, is_writer);
+            }
+            if until.is_over() {
+                return Err(Error::TimedOut);
+            }
+            // Seen before the try: who leaves changes it after that.
+            match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
+                Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
+                Ok(()) | Err(WaitEnd::TimedOut) => {}
+            }
+        }
+    }
+
+    fn enter(&self, file: Fd, is_writer: bool) -> Result<RwHold, Error> {
+        let record = self.shared.record()?;
+        let abandoned = record.is_taken();
+        if is_writer {
+            let signed = record.sign().write(&file);
+            signed.map_err(|errno| self.shared.held.failed(errno))?;
+        }
+        Ok(RwHold { file, shared: Arc::clone(&self.shared), is_writer, abandoned })
+    }
+}
+
+impl Shared {
+    fn record(&self) -> Result<Record, Error> {
+        Record::read(&self.held.file).map_err(|errno| self.held.failed(errno))
+    }
+
+    /// Goes through the door into the room, if nobody is in the way.
+    fn try_enter(&self, file: &Fd, is_writer: bool) -> Result<bool, Errno> {
+        let (how, (_, bytes)) =
+            if is_writer { (Hold::Alone, signed(0)) } else { (Hold::Shared, (0, 1)) };
+        // A writer that has the door keeps it until it is in.
+        if !file::lock(file, how, DOOR_AT, bytes)? {
+            return Ok(false);
+        }
+        let is_in = file::lock(file, how, ROOM_AT, bytes)?;
+        if is_in || !is_writer {
+            file::unlock(file, DOOR_AT, bytes)?;
+        }
+        Ok(is_in)
+    }
+}
+
+impl RwHold {
+    /// Whether it was taken by this process, not by the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.file.is_ours()
+    }
+}
+
+impl Drop for RwHold {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        let words = &self.shared.words;
+        // L2 of `lock.rs`: the word is even before anybody else can come in.
+        let step = if self.is_writer { 1 } else { 2 };
+        let _ = words.add_and_wake(WORD_AT, step, 0);
+        let _ = file::unlock(&self.file, ROOM_AT, 1 << 32);
+        words.wake_all(WORD_AT);
+    }
+}
+
+pub(crate) fn leave_all() {
+    LOCKS.all().iter().for_each(|shared| shared.held.leave());
+}

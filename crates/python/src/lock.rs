@@ -1,0 +1,328 @@
+//! Locks with a name, as Python sees them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alongside_core::shared::PATIENCE;
+use alongside_core::shared::lock::Lock as CoreLock;
+use alongside_core::shared::rwlock::{RwHold as CoreHold, RwLock as CoreRwLock};
+use alongside_core::{Deadline, Error};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::cell::opened;
+use crate::directory::scope_of;
+use crate::endpoint::deadline;
+use crate::errors::{raise, to_python};
+use crate::peer::Peer;
+
+/// What stands for this thread among those that take locks: no other living thread has it, nor any object.
+fn this_thread() -> usize {
+    thread_local! {
+        static HERE: u8 = const { 0 };
+    }
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// What a lock was opened with, so that a forked child opens its own.
+struct Opening {
+    name: String,
+    scope: String,
+}
+
+/// A lock that one thread or task of one process has.
+#[pyclass(name = "Lock", subclass, frozen, weakref, module = "alongside._core")]
+pub(crate) struct Lock {
+    opening: Opening,
+    /// Touched only with the interpreter attached, and not across anything that lets it go: so nobody has
+    /// it while this process is forked.
+    core: Mutex<Arc<CoreLock>>,
+    abandoned: AtomicBool,
+}
+
+impl Lock {
+    fn core(&self, py: Python<'_>) -> PyResult<Arc<CoreLock>> {
+        let core = Arc::clone(&self.core.lock().unwrap_or_else(PoisonError::into_inner));
+        if core.is_ours() {
+            return Ok(core);
+        }
+        // A forked child has nothing of its parent's, and opens the lock for itself.
+        let new = open(py, &self.opening)?;
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        Ok(new)
+    }
+
+    fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
+        failed(py, &self.opening.name, error)
+    }
+
+    fn take(&self, py: Python<'_>, taker: usize, until: Deadline) -> PyResult<()> {
+        let core = self.core(py)?;
+        if core.taker() == taker {
+            return Err(misused(&format!(
+                "the lock {:?} is held by this very thread or task, and would be waited for for ever",
+                self.opening.name
+            )));
+        }
+        let abandoned = match core.acquire(taker, Deadline::Now) {
+            Err(Error::TimedOut | Error::Interrupted) if until != Deadline::Now => {
+                self.wait(py, &core, taker, until)?
+            }
+            taken => taken.map_err(|error| self.failed(py, error))?,
+        };
+        self.abandoned.store(abandoned, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn wait(
+        &self,
+        py: Python<'_>,
+        core: &CoreLock,
+        taker: usize,
+        until: Deadline,
+    ) -> PyResult<bool> {
+        alongside_sys::look_again_soon();
+        loop {
+            match py.detach(|| core.acquire(taker, until)) {
+                Err(Error::Interrupted) => py.check_signals()?,
+                taken => return taken.map_err(|error| self.failed(py, error)),
+            }
+        }
+    }
+
+    fn give_back(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        let core = self.core(py)?;
+        if core.taker() != taker {
+            let name = &self.opening.name;
+            return Err(misused(&match core.taker() {
+                0 => format!("the lock {name:?} is released, and nobody here has it"),
+                _ => format!(
+                    "the lock {name:?} is released by a thread or task that does not have it"
+                ),
+            }));
+        }
+        core.release().map_err(|error| self.failed(py, error))
+    }
+}
+
+fn misused(text: &str) -> PyErr {
+    PyRuntimeError::new_err(text.to_owned())
+}
+
+fn failed(py: Python<'_>, name: &str, error: Error) -> PyErr {
+    match error {
+        Error::TimedOut => raise(
+            py,
+            "TimedOut",
+            &format!(
+                "the lock {name:?} was not free before the deadline\nits owner() says who has it"
+            ),
+        ),
+        Error::HandleLost(_) => raise(
+            py,
+            "HandleLost",
+            &format!("the descriptor of the lock {name:?} was closed behind its back"),
+        ),
+        error => to_python(py, error, None),
+    }
+}
+
+fn open(py: Python<'_>, opening: &Opening) -> PyResult<Arc<CoreLock>> {
+    let scope = scope_of(py, &opening.scope)?;
+    let until = Deadline::after(Some(PATIENCE));
+    opened(py, || CoreLock::open(&opening.name, &scope, until)).map(Arc::new)
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    #[pyo3(signature = (name, /, *, scope="user"))]
+    fn new(py: Python<'_>, name: String, scope: &str) -> PyResult<Lock> {
+        let opening = Opening { name, scope: scope.to_owned() };
+        let core = Mutex::new(open(py, &opening)?);
+        Ok(Lock { opening, core, abandoned: AtomicBool::new(false) })
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.opening.name
+    }
+
+    #[getter]
+    fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Take the lock, waiting until it is free.
+    ///
+    /// Args:
+    ///     timeout: seconds to wait; None for ever.
+    ///
+    /// Raises:
+    ///     TimedOut: it was not free in time.
+    ///     RuntimeError: this thread has it already.
+    ///     Corrupt: somebody has damaged its file.
+    #[pyo3(signature = (*, timeout=None))]
+    fn acquire(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let until = deadline(timeout)?;
+        self.take(py, this_thread(), until)
+    }
+
+    /// Take the lock if it is free; give whether it was.
+    fn try_acquire(&self, py: Python<'_>) -> PyResult<bool> {
+        self._try_acquire_for(py, this_thread())
+    }
+
+    /// Give it back.
+    ///
+    /// Raises:
+    ///     RuntimeError: this thread does not have it.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.give_back(py, this_thread())
+    }
+
+    fn __enter__<'py>(slf: Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        slf.get().take(slf.py(), this_thread(), Deadline::Never)?;
+        Ok(slf)
+    }
+
+    fn __exit__(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.give_back(kind.py(), this_thread())
+    }
+
+    /// Give the process that has it; None if nobody does.
+    fn owner(&self, py: Python<'_>) -> PyResult<Option<Peer>> {
+        let pid = self.core(py)?.owner().map_err(|error| self.failed(py, error))?;
+        Ok(pid.and_then(Peer::of_running))
+    }
+
+    /// Takes it for a task, waiting at most so long.
+    fn _acquire_for(&self, py: Python<'_>, taker: usize, timeout: Option<f64>) -> PyResult<()> {
+        let until = deadline(timeout)?;
+        self.take(py, taker, until)
+    }
+
+    fn _try_acquire_for(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
+        match self.core(py)?.acquire(taker, Deadline::Now) {
+            Ok(abandoned) => {
+                self.abandoned.store(abandoned, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(Error::TimedOut) => Ok(false),
+            Err(error) => Err(self.failed(py, error)),
+        }
+    }
+
+    fn _release_for(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        self.give_back(py, taker)
+    }
+
+    /// Whether this taker has it.
+    fn _is_taken_by(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
+        Ok(self.core(py)?.taker() == taker)
+    }
+
+    #[getter]
+    fn _path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
+        Ok(self.core(py)?.path())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if core.is_ours() && core.taker() != 0 {
+            // A lock that is held belongs to the process, not to who has a reference.
+            std::mem::forget(Arc::clone(core));
+        }
+    }
+}
+
+/// A lock that many readers have, or one writer.
+#[pyclass(name = "RWLock", subclass, frozen, weakref, module = "alongside._core")]
+pub(crate) struct RwLock {
+    opening: Opening,
+    /// As in [`Lock`].
+    core: Mutex<CoreRwLock>,
+}
+
+impl RwLock {
+    fn core(&self, py: Python<'_>) -> PyResult<CoreRwLock> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if core.is_ours() {
+            return Ok(core);
+        }
+        let new = open_rw(py, &self.opening)?;
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        Ok(new)
+    }
+}
+
+fn open_rw(py: Python<'_>, opening: &Opening) -> PyResult<CoreRwLock> {
+    let scope = scope_of(py, &opening.scope)?;
+    let until = Deadline::after(Some(PATIENCE));
+    opened(py, || CoreRwLock::open(&opening.name, &scope, until))
+}
+
+#[pymethods]
+impl RwLock {
+    #[new]
+    #[pyo3(signature = (name, /, *, scope="user"))]
+    fn new(py: Python<'_>, name: String, scope: &str) -> PyResult<RwLock> {
+        let opening = Opening { name, scope: scope.to_owned() };
+        let core = Mutex::new(open_rw(py, &opening)?);
+        Ok(RwLock { opening, core })
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.opening.name
+    }
+
+    fn _acquire(&self, py: Python<'_>, is_writer: bool, timeout: Option<f64>) -> PyResult<RwHold> {
+        let until = deadline(timeout)?;
+        let core = self.core(py)?;
+        alongside_sys::look_again_soon();
+        let hold = loop {
+            match py.detach(|| core.acquire(is_writer, until)) {
+                Err(Error::Interrupted) => py.check_signals()?,
+                taken => break taken.map_err(|error| failed(py, &self.opening.name, error))?,
+            }
+        };
+        Ok(RwHold { abandoned: hold.abandoned, core: Mutex::new(Some(hold)) })
+    }
+
+    #[getter]
+    fn _path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
+        Ok(self.core(py)?.path())
+    }
+}
+
+/// What somebody has of a lock, until it is released.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct RwHold {
+    core: Mutex<Option<CoreHold>>,
+    #[pyo3(get)]
+    abandoned: bool,
+}
+
+#[pymethods]
+impl RwHold {
+    fn release(&self, py: Python<'_>) {
+        let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(hold));
+    }
+}
+
+impl Drop for RwHold {
+    fn drop(&mut self) {
+        // As for a lock: what is held belongs to the process.
+        let hold = self.core.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        std::mem::forget(hold.filter(CoreHold::is_ours));
+    }
+}

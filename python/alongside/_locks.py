@@ -1,0 +1,234 @@
+"""Locks with a name, which the death of their owner frees.
+
+Loads when a program first makes one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import _core
+from ._cells import leave_at_exit
+from ._errors import TimedOut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from ._types import Scope
+
+# How soon a task looks again, at first and at last.
+_FIRST_LOOK_S = 0.0002
+_LAST_LOOK_S = 0.002
+
+
+class Lock(_core.Lock):
+    """A lock that one thread, or task, of one program has at a time.
+
+        with alongside.Lock("transfer"):
+            ...
+
+    It is freed by `release()`, at the end of its `with`, and by the death of the process, within
+    milliseconds; dropping the object frees nothing. Threads and tasks of one program exclude each
+    other as programs do. It does not count: who has it must not ask for it again.
+
+    In asyncio and trio, `async with lock` waits without holding up the loop; the owner is then the
+    task.
+
+    Args:
+        name: parts joined by slashes, at most 200 bytes of UTF-8, without control characters and
+            "@".
+        scope: who shares it: the programs of this user, or of this login session.
+
+    Attributes:
+        name: the name.
+        abandoned: whether the process that had it before was killed while it did; what the lock
+            protects may be half done. It is about the last time that this object got the lock.
+
+    Raises:
+        ValueError: the name breaks a rule.
+        NoScope: there is no login session.
+        Corrupt: its file is none of this library's, or of another version.
+        Denied: the scope's directory is not this user's alone.
+        TimedOut: another process is stopped in the middle of opening it.
+        OSError: it cannot be made, or nothing more can be opened.
+
+    Example:
+        >>> import alongside
+        >>> lock = alongside.Lock("example/lock")
+        >>> with lock:
+        ...     lock.owner().pid == __import__("os").getpid()
+        True
+        >>> lock.owner() is None
+        True
+    """
+
+    def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
+        # What it was made from is `__new__`'s business.
+        del scope
+        leave_at_exit()
+
+    async def __aenter__(self) -> Self:
+        await self.aacquire()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release_for(_this_task())
+
+    async def aacquire(self, *, timeout: float | None = None) -> None:
+        """Take the lock for this task of asyncio or trio; `async with` does, and releases it."""
+        from . import _tasks
+
+        until = _tasks.deadline(timeout)
+        task = _this_task()
+        if self._is_taken_by(task):
+            self._acquire_for(task, 0)
+        look = _FIRST_LOOK_S
+        while not self._try_acquire_for(task):
+            if not await _tasks.pause(look, until):
+                msg = f"the lock {self.name!r} was not free before the deadline"
+                raise TimedOut(msg)
+            look = min(look * 2, _LAST_LOOK_S)
+
+    def arelease(self) -> None:
+        """Give it back, as the task that took it."""
+        self._release_for(_this_task())
+
+    def __repr__(self) -> str:
+        return f"<alongside.Lock {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        msg = "a lock cannot be pickled\nopen it by its name in the other process"
+        raise TypeError(msg)
+
+
+Lock.__module__ = "alongside"
+
+
+def _this_task() -> int:
+    """Give what stands for the task that runs here.
+
+    Raises:
+        RuntimeError: neither asyncio nor trio runs.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return id(trio.lowlevel.current_task())
+    asyncio = sys.modules.get("asyncio")
+    task = None if asyncio is None else asyncio.current_task()
+    if task is None:
+        msg = "this has to be awaited in asyncio or trio, and neither runs here"
+        raise RuntimeError(msg)
+    return id(task)
+
+
+class RWLock(_core.RWLock):
+    """A lock that many readers have at a time, or one writer.
+
+        with alongside.RWLock("index").reading():
+            ...
+
+    A writer that waits keeps out readers that come later. A hold ends with its `with` and with its
+    process.
+
+    Args:
+        name, scope: as for `Lock`, whose names do not meet these.
+    """
+
+    def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
+        # What it was made from is `__new__`'s business.
+        del scope
+        leave_at_exit()
+
+    def reading(self, *, timeout: float | None = None) -> Hold:
+        """Give what is held while one reads: `with lock.reading():`, or `async with`.
+
+        Args:
+            timeout: seconds to wait for a writer; None for ever. Then it is `TimedOut`.
+        """
+        return Hold(self, timeout, is_writer=False)
+
+    def writing(self, *, timeout: float | None = None) -> Hold:
+        """Give what is held while one writes: `with lock.writing():`, or `async with`.
+
+        Args:
+            timeout: seconds to wait for all others; None for ever. Then it is `TimedOut`.
+        """
+        return Hold(self, timeout, is_writer=True)
+
+    def __repr__(self) -> str:
+        return f"<alongside.RWLock {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        msg = "a lock cannot be pickled\nopen it by its name in the other process"
+        raise TypeError(msg)
+
+
+RWLock.__module__ = "alongside"
+
+
+class Hold:
+    """What a reader or a writer has of an `RWLock`, from `with` to its end.
+
+    Attributes:
+        abandoned: whether the last writer was killed while it had the lock.
+    """
+
+    def __init__(self, lock: RWLock, timeout: float | None, *, is_writer: bool) -> None:
+        self._lock = lock
+        self._timeout = timeout
+        self._is_writer = is_writer
+        self._held: _core.RwHold | None = None
+        self.abandoned = False
+
+    def __enter__(self) -> Self:
+        self._check_free()
+        self._keep(self._lock._acquire(self._is_writer, self._timeout))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+    async def __aenter__(self) -> Self:
+        from . import _tasks
+
+        self._check_free()
+        until, look = _tasks.deadline(self._timeout), _FIRST_LOOK_S
+        while True:
+            try:
+                self._keep(self._lock._acquire(self._is_writer, 0))
+            except TimedOut:
+                if not await _tasks.pause(look, until):
+                    raise
+                look = min(look * 2, _LAST_LOOK_S)
+            else:
+                return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _check_free(self) -> None:
+        if self._held is not None:
+            msg = "this hold is in use\nask the lock for another one"
+            raise RuntimeError(msg)
+
+    def _keep(self, held: _core.RwHold) -> None:
+        self._held, self.abandoned = held, held.abandoned

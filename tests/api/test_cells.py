@@ -1,0 +1,639 @@
+"""Cells: values that live as long as some process holds them."""
+
+import asyncio
+import datetime
+import os
+import signal
+import threading
+
+import alongside
+import numpy as np
+import pytest
+from alongside import Cell, loops
+
+from tests.conftest import wait_until
+
+pytestmark = pytest.mark.usefixtures("scope")
+
+
+def files(scope):
+    """What of cells lies in the scope."""
+    directory = scope / "cells"
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+
+
+@pytest.fixture
+def cell():
+    with Cell("a/b") as cell:
+        yield cell
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+VALUES = [
+    None,
+    True,
+    -5,
+    2**63,
+    1.5,
+    "text",
+    "surrogate \udc80",
+    "",
+    b"",
+    b"bytes" * 1000,
+    [1, [2, {"a": b"x"}]],
+    {"key": "value", 3: None},
+    datetime.datetime(2026, 1, 2, 3, 4, 5),
+    "x" * 60_000,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_a_value_arrives_as_it_was(cell, puppet, value):
+    cell.set(value)
+    assert cell.get() == value
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    assert other("cell.get()") == value
+    other.run(f"cell.set({['back', 0]})")
+    assert cell.get() == ["back", 0]
+
+
+def test_arrays_arrive_as_they_were(puppet):
+    with Cell("a", max_size=1 << 20) as cell:
+        value = {
+            "x": np.arange(12.0).reshape(3, 4).T,
+            "long": b"b" * 100_000,
+            "y": [np.array([1, 2], ">i2")],
+        }
+        cell.set(value)
+        for found in (cell.get(), puppet()("alongside.Cell('a', max_size=1 << 20).get()")):
+            assert found["long"] == value["long"]
+            np.testing.assert_array_equal(found["x"], value["x"])
+            assert list(found["y"][0]) == [1, 2]
+        # (Pickled back to here, an array would lose its order of bytes.)
+        assert cell.get()["y"][0].dtype == ">i2"
+        assert not cell.get()["x"].flags.writeable
+
+
+def test_an_array_alone(cell):
+    cell.set(np.eye(3))
+    np.testing.assert_array_equal(cell.get(), np.eye(3))
+
+
+def test_what_cannot_be_sent_cannot_be_set(cell):
+    cell.set("old")
+    with pytest.raises(TypeError, match=r"data\['a'\]\[1\]"):
+        cell.set({"a": [1, {2}]})
+    assert cell.get() == "old"
+
+
+def test_without_a_value_there_is_none(cell):
+    with pytest.raises(alongside.NotFound, match=r"no value yet"):
+        cell.get()
+    with pytest.raises(LookupError):
+        cell.read()
+    with pytest.raises(alongside.NotFound):
+        cell.update(str)
+    assert cell.get(None) is None
+    assert cell.get(default=5) == 5
+
+
+def test_versions_count_the_values(cell):
+    for count in range(1, 6):
+        cell.set(f"value {count}")
+        assert cell.read() == (f"value {count}", count)
+
+
+def test_values_are_checked_against_a_type(cell, puppet):
+    with Cell("a/b", type=list[int]) as typed:
+        cell.set([1, 2])
+        assert typed.get() == [1, 2]
+        cell.set(["x"])
+        with pytest.raises(alongside.Invalid, match="does not fit"):
+            typed.get()
+        assert cell.get() == ["x"]
+    with pytest.raises(TypeError):
+        Cell("a/b", type=threading.Lock)
+
+
+def test_a_value_too_long_leaves_the_old_one(cell):
+    cell.set("old")
+    with pytest.raises(alongside.TooLarge, match="has room for 65536"):
+        cell.set(b"x" * 65_537)
+    cell.set(b"x" * 65_536)
+    assert cell.get() == b"x" * 65_536
+    with Cell("small", max_size=0) as small:
+        small.set(b"")
+        with pytest.raises(alongside.TooLarge):
+            small.set(b"x")
+
+
+def test_compare_and_set_sets_only_what_was_seen(cell):
+    assert not cell.compare_and_set("x", version=1)
+    assert cell.compare_and_set("first", version=0)
+    assert not cell.compare_and_set("x", version=0)
+    assert not cell.compare_and_set("x", version=-1)
+    assert cell.compare_and_set("second", version=1)
+    assert cell.read() == ("second", 2)
+
+
+def test_updates_of_many_are_all_there(cell, puppet):
+    cell.set(0)
+    others = [puppet() for _ in range(3)]
+    for other in others:
+        other.run("cell = alongside.Cell('a/b')")
+        other.say("[cell.update(lambda n: n + 1) for _ in range(500)] and None")
+    threads = [
+        threading.Thread(target=lambda: [cell.update(lambda n: n + 1) for _ in range(200)])
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        other.hear()
+    assert cell.read() == (2100, 2101)
+
+
+# ---- life ----------------------------------------------------------------------------------------
+
+
+def test_a_value_is_gone_with_its_last_holder(puppet, scope):
+    one, two = puppet(), puppet()
+    one.run("cell = alongside.Cell('a'); cell.set('old')")
+    two.run("cell = alongside.Cell('a')")
+    one.kill()
+    assert two("cell.get()") == "old"
+    two.kill()
+    with Cell("a") as cell:
+        assert cell.get(None) is None
+    assert files(scope) == []
+
+
+@pytest.mark.parametrize("how", ["close", "end", "kill"])
+def test_holders_are_told_and_gone_when_they_are(cell, puppet, how):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    assert {peer.pid for peer in cell.holders()} == {os.getpid(), other.pid}
+    assert [peer.uid for peer in cell.holders()] == [os.getuid()] * 2
+    {"close": lambda: other.run("cell.close()"), "end": other.end, "kill": other.kill}[how]()
+    assert [peer.pid for peer in cell.holders()] == [os.getpid()]
+
+
+def test_a_program_that_ends_leaves_nothing(puppet, scope):
+    other = puppet()
+    other.run("alongside.Cell('a').set(1); lock = alongside.Lock('l'); lock.acquire()")
+    assert len(files(scope)) == 1
+    other.end()
+    assert files(scope) == []
+    assert list((scope / "locks").iterdir()) == []
+
+
+def test_a_handle_that_nobody_has_still_holds(puppet):
+    Cell("a").set("kept")
+    assert puppet()("alongside.Cell('a').get()") == "kept"
+    cell = Cell("a")
+    cell.close()
+    # The first handle was not closed, so the process still holds it.
+    with Cell("a") as again:
+        assert again.get() == "kept"
+    alongside._core.leave_shared()
+
+
+def test_many_handles_take_one_descriptor():
+    before = len(os.listdir("/proc/self/fd"))
+    cells = [Cell("a") for _ in range(100)]
+    # The file, its directory, the place.
+    assert len(os.listdir("/proc/self/fd")) - before < 8
+    for cell in cells:
+        cell.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_handle_says_so(cell):
+    cell.set(1)
+    other = Cell("a/b")
+    other.close()
+    other.close()
+    assert other.closed
+    for use in (other.get, other.holders, lambda: other.set(1), lambda: other.wait(0)):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    assert cell.get() == 1
+
+
+def test_all_have_to_say_the_same_size(cell, puppet):
+    with pytest.raises(alongside.Incompatible, match=r"max_size=65536.* 100"):
+        puppet()("alongside.Cell('a/b', max_size=100)")
+    for wrong in (-1, 1 << 50):
+        with pytest.raises(ValueError, match="max_size"):
+            Cell("c", max_size=wrong)
+
+
+def test_a_killed_holder_with_workers_is_gone_at_once(cell, puppet):
+    """Workers inherit open files, and would keep the value alive."""
+    other = puppet()
+    other.run(
+        """
+        cell = alongside.Cell('a')
+        cell.set('old')
+        import multiprocessing
+        context = multiprocessing.get_context("fork")
+        workers = [context.Process(target=time.sleep, args=(1000,)) for _ in range(3)]
+        [worker.start() for worker in workers]
+        """
+    )
+    workers = other("[worker.pid for worker in workers]")
+    other.kill()
+    try:
+        with Cell("a") as cell:
+            assert cell.get(None) is None
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_forked_child_has_to_open_it_anew(cell):
+    cell.set("there")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            cell.get()
+        except alongside.HandleLost as error:
+            os.write(write, str(error).encode())
+        with Cell("a/b") as own:
+            os.write(write, own.get().encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read) as told:
+        said = told.read()
+    assert "belongs to the process that forked this one" in said
+    assert said.endswith("there")
+    assert cell.get() == "there"
+
+
+def test_a_holder_that_is_stopped_holds_up_nobody(cell, puppet):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b'); cell.set('its')")
+    os.kill(other.pid, signal.SIGSTOP)
+    assert cell.get() == "its"
+    cell.set("ours")
+    assert cell.wait(1)[0] == "ours"
+    with Cell("a/b") as another:
+        assert another.get() == "ours"
+    os.kill(other.pid, signal.SIGCONT)
+    assert other("cell.get()") == "ours"
+
+
+def test_a_cell_cannot_be_pickled(cell):
+    import pickle
+
+    with pytest.raises(TypeError, match="open it by its name"):
+        pickle.dumps(cell)
+
+
+@pytest.mark.parametrize("name", ["", "a//b", "..", "a@b", "x" * 201, "new\nline"])
+def test_names_have_rules(name):
+    with pytest.raises(ValueError, match="no name"):
+        Cell(name)
+    assert os.getpid()
+
+
+def test_scopes_are_apart(monkeypatch):
+    monkeypatch.setenv("ALONGSIDE_LOGIN", "one")
+    with Cell("a") as user, Cell("a", scope="login") as one:
+        user.set("user")
+        one.set("one")
+        monkeypatch.setenv("ALONGSIDE_LOGIN", "two")
+        with Cell("a", scope="login") as two:
+            assert two.get(None) is None
+            two.set("two")
+            assert (user.get(), one.get(), two.get()) == ("user", "one", "two")
+
+
+# ---- the first value -----------------------------------------------------------------------------
+
+
+def test_get_or_set_makes_the_value_once(cell):
+    made = []
+    assert cell.get_or_set(lambda: made.append(1) or "made") == "made"
+    assert cell.get_or_set(lambda: made.append(2)) == "made"
+    assert made == [1]
+
+
+def test_of_many_programs_one_makes_the_value(cell, puppet):
+    others = [puppet() for _ in range(8)]
+    for other in others:
+        other.run("cell = alongside.Cell('a/b')")
+    for other in others:
+        other.say("cell.get_or_set(lambda: time.sleep(0.01) or os.getpid())")
+    found = [other.hear() for other in others]
+    assert len(set(found)) == 1
+    assert found[0] in {other.pid for other in others}
+    assert cell.read() == (found[0], 1)
+
+
+def test_a_factory_that_raises_leaves_it_to_the_next(cell, puppet):
+    with pytest.raises(ZeroDivisionError):
+        cell.get_or_set(lambda: 1 // 0)
+    assert puppet()("alongside.Cell('a/b').get_or_set(lambda: 'next')") == "next"
+    assert cell.get() == "next"
+
+
+def test_who_waits_goes_on_when_a_factory_raises(cell, puppet):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b'); go = threading.Event()")
+    other.run(
+        """
+        def fail():
+            os.write(1, b"")
+            go.wait()
+            raise LookupError("not here")
+        def attempt():
+            try:
+                cell.get_or_set(fail)
+            except LookupError:
+                pass
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        """
+    )
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(cell.get_or_set(lambda: "ours")))
+    wait_until(lambda: not _may_make(cell))
+    waiter.start()
+    other.run("go.set(); thread.join()")
+    waiter.join()
+    assert found == ["ours"]
+
+
+def _may_make(cell):
+    try:
+        cell._make_first(0)
+    except alongside.TimedOut:
+        return False
+    cell._leave_first()
+    return True
+
+
+def test_who_waits_goes_on_when_the_maker_is_killed(cell, puppet):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    other.say("cell.get_or_set(lambda: time.sleep(1000))")
+    wait_until(lambda: not _may_make(cell))
+    with pytest.raises(alongside.TimedOut):
+        cell.get_or_set(lambda: "too early", timeout=0.05)
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(cell.get_or_set(lambda: "ours")))
+    waiter.start()
+    other.kill()
+    waiter.join()
+    assert found == ["ours"]
+
+
+def test_who_waits_gets_what_somebody_sets_meanwhile(cell, puppet):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    other.say("cell.get_or_set(lambda: time.sleep(1000))")
+    wait_until(lambda: not _may_make(cell))
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(cell.get_or_set(lambda: "never")))
+    waiter.start()
+    cell.set("set")
+    waiter.join()
+    assert found == ["set"]
+
+
+def test_a_factory_that_asks_for_its_own_cell_is_told(cell):
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        cell.get_or_set(lambda: Cell("a/b").get_or_set(lambda: 1))
+    assert cell.get_or_set(lambda: 2) == 2
+    alongside._core.leave_shared()
+
+
+def test_threads_of_one_program_make_one_value(cell):
+    made, found = [], []
+    barrier = threading.Barrier(8)
+
+    def ask():
+        barrier.wait()
+        found.append(cell.get_or_set(lambda: made.append(1) or len(made)))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (made, found) == ([1], [1] * 8)
+
+
+# ---- changes -------------------------------------------------------------------------------------
+
+
+def test_waiting_gives_what_is_newer(cell, puppet):
+    cell.set("old")
+    assert cell.wait(0) == ("old", 1)
+    with pytest.raises(alongside.TimedOut, match="has not changed"):
+        cell.wait(1, timeout=0.01)
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    other.say("cell.wait(1)")
+    other_found = []
+    waiter = threading.Thread(target=lambda: other_found.append(cell.wait(1)))
+    waiter.start()
+    cell.set("new")
+    assert other.hear() == ("new", 2)
+    waiter.join()
+    assert other_found == [("new", 2)]
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="timeout"):
+            cell.wait(0, timeout=wrong)
+
+
+def test_each_change_is_seen_by_who_waits_for_the_next(cell, puppet):
+    """Back and forth: a change that is missed would end it."""
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    other.say("[cell.set(cell.wait(2 * n)[1]) for n in range(500)] and None")
+    cell.set("go")
+    for n in range(500):
+        value, version = cell.wait(2 * n + 1)
+        assert (value, version) == (2 * n + 1, 2 * n + 2)
+        if n < 499:
+            cell.set("go")
+    other.hear()
+
+
+def test_callbacks_get_the_newest(cell, puppet):
+    seen, is_there = [], threading.Event()
+    cell.set("before")
+
+    def note(value):
+        seen.append(value)
+        if value == "last":
+            is_there.set()
+
+    cell.on_change(note)
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+    other.run("for n in range(100): cell.set(n)")
+    other.run("cell.set('last')")
+    is_there.wait()
+    assert "before" not in seen
+    numbers = seen[:-1]
+    assert numbers == sorted(numbers)
+    cell.on_change(None)
+    cell.set("unseen")
+    assert seen[-1] == "last"
+
+
+def test_callbacks_run_on_a_loop_of_ones_own(cell):
+    manual, seen = loops.Manual(), []
+    cell.on_change(seen.append, on=manual)
+    cell.set(1)
+    assert seen == []
+    manual.dispatch(timeout=None)
+    assert seen == [1]
+    cell.close()
+    manual.dispatch()
+    assert seen == [1]
+
+
+def test_async_callbacks_are_awaited(cell):
+    async def main():
+        seen, is_done = [], asyncio.Event()
+
+        async def note(value):
+            await asyncio.sleep(0)
+            seen.append(value)
+            if value == 3:
+                is_done.set()
+
+        cell.on_change(note, on=loops.Asyncio())
+        for value in (1, 2, 3):
+            cell.set(value)
+        await is_done.wait()
+        cell.on_change(None)
+        return seen
+
+    assert asyncio.run(main())[-1] == 3
+
+
+def test_tasks_wait_for_changes(cell, puppet):
+    other = puppet()
+    other.run("cell = alongside.Cell('a/b')")
+
+    async def main():
+        waiter = asyncio.create_task(cell.achanged())
+        await asyncio.sleep(0)
+        other.run("cell.set('first')")
+        assert await waiter == ("first", 1)
+        with pytest.raises(alongside.TimedOut):
+            await cell.achanged(1, timeout=0.01)
+        assert await cell.achanged(0) == ("first", 1)
+        gone = asyncio.create_task(cell.achanged(1))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    asyncio.run(main())
+
+
+def test_tasks_make_one_value(cell):
+    async def main():
+        made = []
+
+        async def factory():
+            await asyncio.sleep(0.01)
+            made.append(1)
+            return len(made)
+
+        found = await asyncio.gather(*(cell.aget_or_set(factory) for _ in range(5)))
+        assert (made, found) == ([1], [1] * 5)
+        assert await cell.aget_or_set(lambda: 7) == 1
+
+    asyncio.run(main())
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_file_that_was_removed_is_noticed(cell, scope):
+    cell.set(1)
+    (path,) = (scope / "cells").iterdir()
+    path.unlink()
+    with pytest.raises(alongside.ScopeLost, match="removed by somebody"):
+        while True:
+            cell.set(2)
+    with Cell("a/b") as anew:
+        assert anew.get(None) is None
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_a_file_cut_short_is_no_crash(cell, scope, size):
+    cell.set("x" * 3000)
+    (path,) = (scope / "cells").iterdir()
+    os.truncate(path, size)
+    for use in (cell.get, lambda: cell.set(1), lambda: cell.wait(5), lambda: Cell("a/b")):
+        with pytest.raises(alongside.Corrupt):
+            use()
+
+
+def test_noise_is_no_crash(cell, scope):
+    cell.set("x" * 3000)
+    (path,) = (scope / "cells").iterdir()
+    noise = np.random.default_rng(1)
+    outcomes = set()
+    for _ in range(200):
+        with path.open("r+b") as file:
+            file.seek(272)
+            file.write(noise.bytes(3824))
+        try:
+            cell.get()
+            outcomes.add("value")
+        except (alongside.Corrupt, alongside.NotFound) as error:
+            outcomes.add(type(error))
+    assert outcomes == {alongside.Corrupt}
+
+
+def test_what_stands_in_its_place_is_refused(scope, cell):
+    cell.close()
+    with Cell("planted") as planted:
+        path = planted._path
+    for plant in (
+        lambda: path.symlink_to("/etc/passwd"),
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        lambda: (path.touch(), path.chmod(0o666)),
+    ):
+        plant()
+        with pytest.raises(alongside.Denied, match="remove it"):
+            Cell("planted")
+        path.rmdir() if path.is_dir() else path.unlink()
+    with Cell("planted") as planted:
+        planted.set(1)
+
+
+def test_a_full_disk_leaves_the_old_value(puppet):
+    """By a limit of file sizes: who meets a full tmpfs is told the same way."""
+    other = puppet()
+    other.run(
+        """
+        import resource
+        cell = alongside.Cell('a', max_size=1 << 20)
+        cell.set('old')
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        """
+    )
+    with pytest.raises(OSError, match="large") as caught:
+        other("cell.set(b'x' * 500_000)")
+    assert caught.value.filename.endswith(other("str(cell._path)").rsplit("/")[-1])
+    assert other("cell.get()") == "old"
+    other.run("cell.set('new')")
+    assert other("cell.get()") == "new"

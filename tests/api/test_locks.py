@@ -1,0 +1,416 @@
+"""Locks: one at a time, whatever becomes of who has it."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import alongside
+import pytest
+import trio
+from alongside import Lock, RWLock
+
+from tests.conftest import wait_until
+
+pytestmark = pytest.mark.usefixtures("scope")
+
+
+@pytest.fixture
+def lock():
+    return Lock("a/b")
+
+
+def test_one_program_has_it_at_a_time(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b')")
+    assert lock.owner() is None
+    with lock:
+        assert lock.owner().pid == os.getpid()
+        assert not other("lock.try_acquire()")
+        with pytest.raises(alongside.TimedOut, match="not free"):
+            other.run("lock.acquire(timeout=0.02)")
+        assert other("lock.owner().pid") == os.getpid()
+    assert other("lock.try_acquire()")
+    assert lock.owner().pid == other.pid
+    assert not lock.try_acquire()
+    other.run("lock.release()")
+    assert lock.try_acquire()
+    lock.release()
+
+
+def test_who_waits_gets_it_when_it_is_released(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    other.say("time.sleep(0.05) or lock.release()")
+    lock.acquire()
+    other.hear()
+    assert not lock.abandoned
+    lock.release()
+
+
+def test_counting_by_many_loses_nothing(lock, puppet, tmp_path):
+    """A number in a file, read and written by whoever has the lock."""
+    path = tmp_path / "number"
+    path.write_text("0")
+    count = """
+    for _ in range(200):
+        with alongside.Lock('a/b'):
+            with open({path!r}) as file: number = int(file.read())
+            with open({path!r}, 'w') as file: file.write(str(number + 1))
+    """
+    others = [puppet() for _ in range(4)]
+    for other in others:
+        other.say(count.format(path=str(path)), "exec")
+    space = {"alongside": alongside}
+    code = compile(__import__("textwrap").dedent(count.format(path=str(path))), "", "exec")
+    threads = [threading.Thread(target=exec, args=(code, dict(space))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        other.hear()
+    assert path.read_text() == "1400"
+
+
+def test_death_frees_it_and_the_next_one_is_told(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    other.kill()
+    assert lock.owner() is None
+    with lock:
+        assert lock.abandoned
+    with lock:
+        assert not lock.abandoned
+
+
+def test_who_waits_gets_it_at_once_when_its_owner_dies(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    waiter = puppet()
+    waiter.run("lock = alongside.Lock('a/b')")
+    waiter.say("lock.acquire() or lock.abandoned")
+    other.kill()
+    assert waiter.hear()
+    waiter.run("lock.release()")
+
+
+def test_a_death_is_told_though_nobody_had_the_lock_open(puppet, scope):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    other.kill()
+    lock = Lock("a/b")
+    with lock:
+        assert lock.abandoned
+    with lock:
+        assert not lock.abandoned
+    del lock
+    assert list((scope / "locks").iterdir()) == []
+
+
+def test_an_end_in_order_abandons_nothing(puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    other.end()
+    lock = Lock("a/b")
+    with lock:
+        assert not lock.abandoned
+
+
+def test_a_lock_that_is_held_belongs_to_the_process(puppet):
+    Lock("a/b").acquire()
+    assert not puppet()("alongside.Lock('a/b').try_acquire()")
+    Lock("a/b").release()
+    assert puppet()("alongside.Lock('a/b').try_acquire()")
+
+
+def test_threads_exclude_each_other(lock):
+    lock.acquire()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(Lock("a/b").try_acquire()))
+    thread.start()
+    thread.join()
+    assert found == [False]
+    thread = threading.Thread(target=lambda: (lock.acquire(), found.append(True), lock.release()))
+    thread.start()
+    lock.release()
+    thread.join()
+    assert found == [False, True]
+
+
+def test_misuse_is_told(lock):
+    with pytest.raises(RuntimeError, match="nobody here has it"):
+        lock.release()
+    with lock:
+        with pytest.raises(RuntimeError, match="for ever"):
+            lock.acquire()
+        with pytest.raises(RuntimeError, match="for ever"):
+            Lock("a/b").acquire(timeout=1)
+        assert not lock.try_acquire()
+        errors = []
+
+        def release():
+            try:
+                lock.release()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=release)
+        thread.start()
+        thread.join()
+        assert "does not have it" in errors[0]
+    with pytest.raises(TypeError, match="open it by its name"):
+        __import__("pickle").dumps(lock)
+
+
+def test_a_forked_child_does_not_hold_it(lock):
+    lock.acquire()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        answers = [lock.try_acquire(), lock.owner().pid == os.getppid()]
+        os.write(write, repr(answers).encode())
+        os.read(0, 0)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        assert told.read() == "[False, True]"
+    os.waitpid(pid, 0)
+    # The child's end has not released it.
+    assert not Lock("a/b").try_acquire()
+    lock.release()
+    pid = os.fork()
+    if pid == 0:
+        lock.acquire()
+        os._exit(0 if lock.owner().pid == os.getpid() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with lock:
+        assert lock.abandoned
+
+
+def test_a_killed_owner_with_workers_frees_it(lock, puppet):
+    other = puppet()
+    other.run(
+        """
+        lock = alongside.Lock('a/b')
+        lock.acquire()
+        import multiprocessing
+        context = multiprocessing.get_context("fork")
+        workers = [context.Process(target=time.sleep, args=(1000,)) for _ in range(3)]
+        [worker.start() for worker in workers]
+        """
+    )
+    workers = other("[worker.pid for worker in workers]")
+    other.kill()
+    try:
+        with lock:
+            assert lock.abandoned
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_an_owner_that_is_stopped_is_named(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    os.kill(other.pid, signal.SIGSTOP)
+    with pytest.raises(alongside.TimedOut):
+        lock.acquire(timeout=0.02)
+    assert lock.owner().pid == other.pid
+    os.kill(other.pid, signal.SIGCONT)
+    other.run("lock.release()")
+    with lock:
+        assert not lock.abandoned
+
+
+def test_ctrl_c_ends_a_wait(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    waiter = puppet()
+    waiter.run("signal.signal(signal.SIGINT, signal.default_int_handler)")
+    waiter.run("lock = alongside.Lock('a/b')")
+    waiter.say("os.write(1, b'') or lock.acquire()")
+    wait_until(lambda: "futex" in _waits_in(waiter.pid))
+    waiter.process.send_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        waiter.hear()
+    other.run("lock.release()")
+    waiter.run("lock.acquire(); lock.release()")
+
+
+def _waits_in(pid):
+    with open(f"/proc/{pid}/wchan") as file:
+        return file.read()
+
+
+def test_a_file_cut_short_is_told(lock, scope):
+    (path,) = (scope / "locks").iterdir()
+    os.truncate(path, 0)
+    with pytest.raises(alongside.Corrupt, match="cut short"):
+        lock.acquire()
+    with pytest.raises(alongside.Corrupt, match="no lock"):
+        Lock("a/b")
+
+
+@pytest.mark.parametrize("run", [asyncio.run, lambda main: trio.run(lambda: main)])
+def test_tasks_exclude_each_other(run, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b')")
+    asleep = trio.sleep if run is not asyncio.run else asyncio.sleep
+    inside, most = 0, []
+
+    async def use():
+        nonlocal inside
+        async with Lock("a/b") as lock:
+            inside += 1
+            most.append(inside)
+            assert not other("lock.try_acquire()")
+            await asleep(0.001)
+            with pytest.raises(RuntimeError, match="for ever"):
+                await lock.aacquire()
+            inside -= 1
+
+    async def main():
+        if run is asyncio.run:
+            await asyncio.gather(*(use() for _ in range(5)))
+            return
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(use)
+
+    run(main())
+    assert most == [1] * 5
+    assert other("lock.try_acquire()")
+
+
+def test_a_task_that_is_cancelled_does_not_have_it(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+
+    async def main():
+        with pytest.raises(alongside.TimedOut):
+            await lock.aacquire(timeout=0.01)
+        waiter = asyncio.create_task(lock.aacquire())
+        await asyncio.sleep(0.01)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        with pytest.raises(RuntimeError):
+            lock.arelease()
+
+    asyncio.run(main())
+    other.run("lock.release()")
+    assert lock.try_acquire()
+    lock.release()
+
+
+# ---- readers and writers -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rwlock():
+    return RWLock("a/b")
+
+
+def test_many_read_and_one_writes(rwlock, puppet):
+    other = puppet()
+    other.run("lock = alongside.RWLock('a/b')")
+    with rwlock.reading(), rwlock.reading():
+        other.run("with lock.reading(timeout=0): pass")
+        for timeout in (0, 0.01):
+            with pytest.raises(alongside.TimedOut):
+                other.run(f"with lock.writing(timeout={timeout}): pass")
+    other.run("hold = lock.writing(); hold.__enter__()")
+    for hold in (rwlock.reading, rwlock.writing):
+        with pytest.raises(alongside.TimedOut), hold(timeout=0.01):
+            pass
+    other.run("hold.__exit__(None, None, None)")
+    with rwlock.writing() as hold:
+        assert not hold.abandoned
+        with pytest.raises(RuntimeError, match="in use"):
+            hold.__enter__()
+
+
+def test_a_writer_that_waits_goes_before_later_readers(rwlock, puppet):
+    writer, late = puppet(), puppet()
+    for each in (writer, late):
+        each.run("lock = alongside.RWLock('a/b')")
+    with rwlock.reading():
+        writer.say("with lock.writing(): got = time.monotonic()", "exec")
+        wait_until(lambda: not _may_read(rwlock))
+        late.say("with lock.reading(): got = time.monotonic()", "exec")
+    writer.hear()
+    late.hear()
+    assert writer("got") < late("got")
+
+
+def _may_read(rwlock):
+    try:
+        with rwlock.reading(timeout=0):
+            return True
+    except alongside.TimedOut:
+        return False
+
+
+def test_death_frees_readers_and_writers(rwlock, puppet):
+    for how in ("reading", "writing"):
+        other = puppet()
+        other.run(f"hold = alongside.RWLock('a/b').{how}(); hold.__enter__()")
+        other.kill()
+        with rwlock.reading() as hold:
+            assert hold.abandoned == (how == "writing")
+        with rwlock.writing() as hold:
+            assert hold.abandoned == (how == "writing")
+        with rwlock.writing() as hold:
+            assert not hold.abandoned
+
+
+def test_who_waits_to_write_gets_in_when_a_reader_dies(rwlock, puppet):
+    reader, writer = puppet(), puppet()
+    reader.run("hold = alongside.RWLock('a/b').reading(); hold.__enter__()")
+    writer.say("with alongside.RWLock('a/b').writing(): pass", "exec")
+    wait_until(lambda: not _may_read(rwlock))
+    reader.kill()
+    writer.hear()
+
+
+def test_threads_of_one_program_are_told_apart(rwlock):
+    order = []
+    with rwlock.reading():
+
+        def write():
+            with rwlock.writing():
+                order.append("writer")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        wait_until(lambda: not _may_read(rwlock))
+        order.append("reader")
+    thread.join()
+    assert order == ["reader", "writer"]
+
+
+def test_tasks_read_and_write(rwlock):
+    async def main():
+        inside = []
+
+        async def write():
+            async with rwlock.writing():
+                inside.append("in")
+                await asyncio.sleep(0)
+                inside.append("out")
+
+        await asyncio.gather(*(write() for _ in range(5)))
+        assert inside == ["in", "out"] * 5
+        async with rwlock.reading():
+            with pytest.raises(alongside.TimedOut):
+                async with rwlock.writing(timeout=0.01):
+                    pass
+
+    asyncio.run(main())
+
+
+def test_a_reader_that_is_not_let_go_is_the_process_s(rwlock, puppet):
+    rwlock._acquire(False, None)
+    with pytest.raises(alongside.TimedOut):
+        puppet().run("with alongside.RWLock('a/b').writing(timeout=0): pass")
