@@ -39,12 +39,15 @@ if TYPE_CHECKING:
     from . import loops
     from ._cells import Cell
     from ._directory import aconnect, asend_to, connect, find, running, send_to
+    from ._instances import Instance, Visit, aonly, only
     from ._lending import Lent
     from ._locks import Lock, RWLock
+    from ._ports import SharedPort, listening_socket, shared_port
     from ._publish import Registration, publish
     from ._start import DEVNULL, PIPE, STDOUT, start
     from ._tasks import astart
     from ._watch import Watch, watch
+    from ._whichever import astart_or_connect, start_or_connect
 
 __version__ = "0.1.0"
 
@@ -62,6 +65,7 @@ __all__ = [
     "Entry",
     "HandleLost",
     "Incompatible",
+    "Instance",
     "Invalid",
     "Lent",
     "Lock",
@@ -76,28 +80,64 @@ __all__ = [
     "ScopeLost",
     "Session",
     "SessionEnded",
+    "SharedPort",
     "StartFailed",
     "Statistics",
     "TimedOut",
     "TooLarge",
+    "Visit",
     "Watch",
     "WouldBlock",
     "aconnect",
+    "aonly",
     "asend_to",
     "astart",
+    "astart_or_connect",
     "connect",
     "find",
+    "listening_socket",
     "loops",
+    "only",
     "publish",
     "running",
     "send_to",
     "session",
+    "shared_port",
     "start",
+    "start_or_connect",
     "watch",
 ]
 
 
 if not TYPE_CHECKING:
+    _OF_SHARING = {
+        "Cell",
+        "Instance",
+        "Lock",
+        "RWLock",
+        "SharedPort",
+        "Visit",
+        "aonly",
+        "astart_or_connect",
+        "listening_socket",
+        "only",
+        "shared_port",
+        "start_or_connect",
+    }
+
+    def _sharing(name: str) -> object:
+        """Give the module of what programs share."""
+        if name == "Cell":
+            from . import _cells as module
+        elif name in {"Lock", "RWLock"}:
+            from . import _locks as module
+        elif name in {"SharedPort", "listening_socket", "shared_port"}:
+            from . import _ports as module
+        elif name in {"astart_or_connect", "start_or_connect"}:
+            from . import _whichever as module
+        else:
+            from . import _instances as module
+        return module
 
     def __getattr__(name: str) -> object:
         """Load what a program that is only started does not need: it waits for this import."""
@@ -109,10 +149,6 @@ if not TYPE_CHECKING:
             from . import _publish as module
         elif name in {"Watch", "watch"}:
             from . import _watch as module
-        elif name == "Cell":
-            from . import _cells as module
-        elif name in {"Lock", "RWLock"}:
-            from . import _locks as module
         elif name == "astart":
             from . import _tasks as module
         elif name == "Lent":
@@ -122,6 +158,8 @@ if not TYPE_CHECKING:
             import alongside.loops
 
             return alongside.loops
+        elif name in _OF_SHARING:
+            module = _sharing(name)
         else:
             import sys
 

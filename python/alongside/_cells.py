@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from typing import Any, TypeVar
+from typing import Any
 
 from . import _core
 from ._errors import TimedOut
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from typing_extensions import TypeVar
+
     from ._changes import OnChange
+    from ._types import Scope
     from .loops import Loop
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T", default=Any)
+
 
 _MISSING: Any = object()
 # Which first values are made at the moment, and by which threads.
@@ -30,7 +34,7 @@ _made: set[tuple[int, str]] = set()
 _LOOK_AGAIN_S = 0.005
 
 
-class Cell(_core.Cell[_T]):
+class Cell(_core.Cell["_T"]):
     """A value that programs share, and that is gone when the last of them lets go of it.
 
         state = alongside.Cell("transfer/state")
@@ -75,7 +79,18 @@ class Cell(_core.Cell[_T]):
 
     _callback: OnChange | None = None
 
-    def __init__(self, *_: object, **__: object) -> None:
+    def __init__(
+        self,
+        _name: str,
+        /,
+        *,
+        scope: Scope = "user",
+        max_size: int = 65536,
+        type: type[_T] | None = None,
+        _make: bool = True,
+    ) -> None:
+        # What it was made from is `__new__`'s business.
+        del scope, max_size, type, _make
         leave_at_exit()
 
     def get_or_set(self, factory: Callable[[], _T], /, *, timeout: float | None = None) -> _T:
@@ -254,7 +269,8 @@ class _News:
         self._version = cell._version()
 
     def take(self) -> Any:
-        """Give the value if it is a new one, else None."""
+        """Give the value if it is a new one."""
+        from ._changes import NOTHING
         from ._errors import Closed
 
         if self._cell.closed:
@@ -262,7 +278,7 @@ class _News:
             raise Closed(msg, by="me")
         self._changes.take()
         if self._cell._version() <= self._version:
-            return None
+            return NOTHING
         value, self._version = self._cell.read()
         return value
 

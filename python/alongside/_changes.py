@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from typing import Any
 
 from ._callbacks import Once, move_in, move_out, place
 from ._errors import Closed
@@ -15,13 +16,14 @@ from ._errors import Closed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
     from . import _core
     from ._hub import Served
     from .loops import Loop
 
 _log = logging.getLogger("alongside")
+# What a source gives when there is nothing new; every other thing may be news.
+NOTHING: Any = object()
 
 
 class OnChange:
@@ -39,7 +41,7 @@ class OnChange:
 
         Args:
             watched: what the loop watches.
-            take: gives the next change, or None if there is none at the moment.
+            take: gives the next change, or `NOTHING` if there is none at the moment.
             callback: is called with each.
             on: where; the library's thread if nothing is said.
             of: what is named where something goes wrong.
@@ -101,7 +103,7 @@ class OnChange:
                 _log.exception("changes cannot be seen; callbacks end, of %r", self._of)
                 self.stop()
                 return
-            if change is None:
+            if change is NOTHING:
                 return
             try:
                 result: Any = self._callback(change)

@@ -9,6 +9,7 @@ import atexit
 import inspect
 import json
 import logging
+import os
 import sys
 import traceback
 import weakref
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("alongside")
 # What is told of a handler's failure is cut to its end, where the reason is.
 _TRACEBACK_CHARACTERS = 8000
+# Of a program that `start_or_connect` has started: the inode of its stderr, which is kept until it
+# has published a name, a colon, and that name.
+UNTIL_PUBLISHED = "ALONGSIDE_STDERR_UNTIL_PUBLISHED"
 # What stands before a group where users are expected.
 _GROUP = "group:"
 
@@ -302,7 +306,7 @@ class _Handler:
         if not self._wants_reports:
             return
         try:
-            self._session._send_report(None if error is None else _told(error))
+            self._session._send_report(None if error is None else told(error))
         except SessionEnded:
             pass
         except Exception:
@@ -319,7 +323,7 @@ class _AsyncHandler(_Handler):
         await self._finish(result)
 
 
-def _told(error: BaseException) -> tuple[str, str, str]:
+def told(error: BaseException) -> tuple[str, str, str]:
     """Give what a caller is told of an exception."""
     try:
         said = str(error)
@@ -421,7 +425,25 @@ def publish(
         registration._callers = callers
     atexit.unregister(_core.leave_directories)
     atexit.register(_core.leave_directories)
+    if UNTIL_PUBLISHED in os.environ:
+        _quieten(name)
     return registration
+
+
+def _quieten(name: str) -> None:
+    """Let what this program says to stderr go: whoever started it has waited for this name."""
+    inode, _, awaited = os.environ[UNTIL_PUBLISHED].partition(":")
+    if name != awaited:
+        return
+    del os.environ[UNTIL_PUBLISHED]
+    try:
+        is_kept = str(os.fstat(2).st_ino) == inode
+    except OSError:
+        return
+    if is_kept:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
 
 
 def _check_target(target: object, on_message: object, weak: bool) -> None:

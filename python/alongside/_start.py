@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     _Word: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
+    _Command: TypeAlias = _Word | Sequence[_Word]
     _Stream: TypeAlias = int | _HasFileno | None
 
 PIPE = -1

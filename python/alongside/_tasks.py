@@ -366,6 +366,30 @@ async def areceive_report(session: Session, timeout: float | None) -> Any:
     return (found or await _received(session, session._try_report, deadline))[0]
 
 
+async def in_thread(work: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
+    """Give what `work` gives in another thread; if nobody waits for it any more, undo that."""
+    lock = threading.Lock()
+    found: list[_T] = []
+    is_abandoned = False
+
+    def run() -> _T:
+        result = work()
+        with lock:
+            found.append(result)
+            if is_abandoned:
+                undo(result)
+        return result
+
+    try:
+        return await _tasks().in_thread(run)
+    except BaseException:
+        with lock:
+            is_abandoned = True
+            for result in found:
+                undo(result)
+        raise
+
+
 # ---- starting ------------------------------------------------------------------------------------
 
 

@@ -94,9 +94,13 @@ class Watch(_core.Watch):
         if known is not None:
             known.stop()
         if callback is not None:
-            from ._changes import OnChange
+            from ._changes import NOTHING, OnChange
 
-            self._callback = OnChange(self, self._take, callback, on, self)
+            def take() -> Change:
+                found = self._take()
+                return NOTHING if found is None else found
+
+            self._callback = OnChange(self, take, callback, on, self)
 
     def close(self) -> None:
         """End the watch, for whoever waits as well."""

@@ -197,8 +197,12 @@ impl Lock {
 
     /// Give the process that has it; None if nobody does.
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Peer>> {
-        let pid = self.core(py)?.owner().map_err(|error| self.failed(py, error))?;
-        Ok(pid.and_then(Peer::of_running))
+        Ok(self._mark(py)?.and_then(|(pid, _)| Peer::of_running(pid)))
+    }
+
+    /// What tells the process that has it from all others: its number, and when it began.
+    fn _mark(&self, py: Python<'_>) -> PyResult<Option<(u32, u64)>> {
+        self.core(py)?.owner().map_err(|error| self.failed(py, error))
     }
 
     /// Takes it for a task, waiting at most so long.

@@ -253,15 +253,17 @@ impl Lock {
         given.map_err(|errno| shared.held.failed(errno))
     }
 
-    /// The process that has it.
-    pub fn owner(&self) -> Result<Option<u32>, Error> {
+    /// The process that has it: its number, and when it began, in clock ticks since boot.
+    pub fn owner(&self) -> Result<Option<(u32, u64)>, Error> {
         let shared = &*self.shared;
         let record = shared.record()?;
         let lives = || {
             let process = process::Process::open(record.pid);
-            process.is_ok_and(|it| it.mark().begun.is_none_or(|begun| begun == record.begun))
+            process.is_ok_and(|it| {
+                it.mark().begun.is_none_or(|begun| begun == record.begun) && !it.is_over()
+            })
         };
-        Ok((record.is_taken() && lives()).then_some(record.pid))
+        Ok((record.is_taken() && lives()).then_some((record.pid, record.begun)))
     }
 
     /// Its name.

@@ -1,0 +1,346 @@
+"""The one instance of a program: it is the first, or hands over to the first what it was asked for.
+
+Loads when a program first asks whether it is the only one.
+
+What the two say to each other is plain data: the later one sends `{"argv": …, "cwd": …, "env": …}`,
+and gets `{"taken": true}`, or `{"raised": [kind, text, traceback]}`, when the first one's handler
+has ended.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from ._directory import Until, connect, text
+from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut
+from ._locks import Lock
+from ._session import limit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from ._core import Peer
+    from ._publish import Registration
+    from ._session import Session
+    from ._types import Scope
+    from .loops import Loop
+
+    _OnOther = Callable[["Visit"], object]
+
+_log = logging.getLogger("alongside")
+# What the names of locks and registrations begin with that belong to the one instance.
+_PREFIX = ".only/"
+# How soon to look again for who was first and cannot be reached: it has just begun, or just ended.
+_LOOK_AGAIN_S = 0.001
+
+
+# An instance belongs to the process, whoever has a reference to it.
+_open: set[Instance] = set()
+
+
+class Visit:
+    """What a later instance was asked for, handed over to the first.
+
+    Attributes:
+        argv: its command line.
+        cwd: its working directory.
+        env: those of its environment variables that it was told to hand over.
+        session: the session with it, until it ends.
+        peer: the process that it is.
+    """
+
+    def __init__(
+        self, argv: list[str], cwd: str, env: dict[str, str], session: Session, peer: Peer
+    ) -> None:
+        self.argv = argv
+        self.cwd = cwd
+        self.env = env
+        self.session = session
+        self.peer = peer
+
+    def __repr__(self) -> str:
+        return f"Visit(argv={self.argv!r}, cwd={self.cwd!r}, peer={self.peer!r})"
+
+
+Visit.__module__ = "alongside"
+
+
+class Instance:
+    """This program, as the first of its name or as a later one; `only` gives it.
+
+    Attributes:
+        name: the name.
+        first: whether it is the first.
+        session: if not, the session with the first; else None.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first = False
+        self.session: Session | None = None
+        self._lock: Lock | None = None
+        self._registration: Registration | None = None
+        self._handler: _OnOther | None = None
+        self._loop: Loop | None = None
+        # Who has come and waits until there is a handler.
+        self._waiting: list[Session] = []
+        self._changing = threading.Lock()
+
+    def on_other(self, callback: _OnOther | None, /, *, on: Loop | None = None) -> None:
+        """Call `callback(visit)` for each later instance; its `only` returns when that has ended.
+
+        Those that have come before there is a callback wait for it.
+
+        Args:
+            callback: a function; on `Asyncio` and `Trio` an async one as well. What it raises is
+                raised there, as `RemoteError`. None takes it away: who comes then waits.
+            on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
+
+        Raises:
+            RuntimeError: this is not the first instance.
+        """
+        if not self.first:
+            msg = f"this is not the first instance of {self.name!r}: nobody comes here"
+            raise RuntimeError(msg)
+        if callback is not None:
+            from ._callbacks import place
+
+            on = place(on, callback)
+        with self._changing:
+            self._handler, self._loop = callback, on
+            waiting, self._waiting = self._waiting, []
+        for session in waiting:
+            self._greet(session)
+
+    def _greet(self, session: Session) -> None:
+        """Have a later instance's visit handled; called for each that connects."""
+        with self._changing:
+            handler, loop = self._handler, self._loop
+            if handler is None:
+                self._waiting.append(session)
+                return
+        try:
+            session.on_message(_Reception(session, handler), on=loop)
+            # Something has the session until the other side ends it, if not the program.
+            session.on_close(_let_go, on=loop)
+        except SessionEnded:
+            session.close(timeout=0)
+
+    def close(self) -> None:
+        """Be the first no longer; a second time does nothing. Whoever waits becomes the first."""
+        _open.discard(self)
+        if self._registration is not None:
+            registration, self._registration = self._registration, None
+            registration.revoke()
+        with self._changing:
+            self._handler, waiting = None, self._waiting
+            self._waiting = []
+        for session in waiting:
+            session.close(timeout=0)
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            lock._release_for(id(self))
+        if self.session is not None:
+            self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        which = "the first" if self.first else "a later one"
+        return f"<alongside.Instance of {self.name!r}, {which}>"
+
+    # ---- becoming one or the other ---------------------------------------------------------------
+
+    def _try_first(self, scope: Scope) -> bool:
+        from ._publish import publish
+
+        lock = Lock(_PREFIX + self.name, scope=scope)
+        if not lock._try_acquire_for(id(self)):
+            return False
+        try:
+            self._registration = publish(_PREFIX + self.name, on_connect=self._greet, scope=scope)
+        except BaseException:
+            lock._release_for(id(self))
+            raise
+        self._lock, self.first = lock, True
+        return True
+
+    def _try_visit(self, scope: Scope, visit: dict[str, Any], until: Until) -> bool:
+        """Hand over what this program was asked for; False if there is no first one any more."""
+        try:
+            session = connect(_PREFIX + self.name, timeout=until.left(), scope=scope)
+        except (NotFound, Busy, SessionEnded):
+            return False
+        try:
+            session.send(visit, timeout=until.left())
+            answer = session.receive(timeout=until.left())
+        except SessionEnded:
+            session.close(timeout=0)
+            return False
+        except BaseException:
+            session.close(timeout=0)
+            raise
+        self.session = session
+        if "raised" in answer:
+            session.close(timeout=0)
+            kind, words, where = answer["raised"]
+            msg = f'the handler of the first instance of "{self.name}" raised {kind}: {words}'
+            raise RemoteError(msg, kind=kind, traceback=where)
+        return True
+
+
+Instance.__module__ = "alongside"
+
+
+def _let_go(_: object) -> None:
+    """Do nothing: a session with a callback stays, and one that has ended may go."""
+
+
+class _Reception:
+    """Takes the first message of a later instance: its visit."""
+
+    def __init__(self, session: Session, handler: _OnOther) -> None:
+        self._session = session
+        self._handler = handler
+
+    def __repr__(self) -> str:
+        return repr(self._handler)
+
+    def __call__(self, data: Any) -> object:
+        session = self._session
+        # What else it says is for the program, which may ask for it now.
+        session.on_message(None)
+        try:
+            visit = Visit(data["argv"], data["cwd"], data["env"], session, session.peer)
+            result: Any = self._handler(visit)
+        except BaseException as error:
+            self._tell(error)
+            raise
+        if inspect.isawaitable(result):
+            return self._finish(result)
+        self._tell(None)
+        return None
+
+    async def _finish(self, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except BaseException as error:
+            self._tell(error)
+            raise
+        self._tell(None)
+
+    def _tell(self, error: BaseException | None) -> None:
+        from ._publish import told
+
+        answer = {"taken": True} if error is None else {"raised": list(told(error))}
+        try:
+            self._session.send(answer, timeout=0)
+        except (SessionEnded, TimedOut):
+            _log.info("a later instance has not waited, in %r", self._session)
+
+
+def only(
+    name: str,
+    /,
+    *,
+    argv: Sequence[str] | None = None,
+    env: Iterable[str] = (),
+    scope: Scope = "user",
+    timeout: float | None = 10.0,
+) -> Instance:
+    """Be the only instance of a program: the first, or one that hands over to the first.
+
+        instance = alongside.only("transfer")
+        if not instance.first:
+            sys.exit()                      # the first one has taken what this was asked for
+        instance.on_other(lambda visit: open_window(visit.argv))
+
+    Exactly one living process is the first. A later one hands its command line over, and returns
+    when the first one's handler (`on_other`) has taken it. If the first one dies, the next to ask
+    is the first, also amid this call.
+
+    Args:
+        name: parts joined by slashes, of at most 190 bytes.
+        argv: the command line to hand over; `sys.argv` if nothing is said.
+        env: names of environment variables to hand over.
+        scope: among which programs it is the only one: those of this user, or of this login
+            session.
+        timeout: seconds until the first one's handler must have ended; None for ever.
+
+    Raises:
+        TimedOut: the first one has not taken it.
+        RemoteError: its handler raised.
+        ValueError: the name breaks a rule.
+        NoScope: there is no login session.
+
+    Example:
+        >>> import alongside
+        >>> with alongside.only("example/only") as instance:
+        ...     instance.first
+        True
+    """
+    instance = Instance(text(name))
+    words = list(sys.argv if argv is None else argv)
+    wanted = {key: os.environ[key] for key in env if key in os.environ}
+    visit = {"argv": words, "cwd": os.getcwd(), "env": wanted}
+    until = Until(limit(timeout))
+    while not instance._try_first(scope):
+        try:
+            if instance._try_visit(scope, visit, until):
+                break
+        except TimedOut:
+            raise _not_taken(name, scope) from None
+        if until.left() == 0:
+            raise _not_taken(name, scope)
+        # It has just begun, and can be reached soon; or just ended.
+        time.sleep(_LOOK_AGAIN_S)
+    _open.add(instance)
+    return instance
+
+
+async def aonly(
+    name: str,
+    /,
+    *,
+    argv: Sequence[str] | None = None,
+    env: Iterable[str] = (),
+    scope: Scope = "user",
+    timeout: float | None = 10.0,
+) -> Instance:
+    """Be the only instance of a program, waiting for the first one in asyncio or trio.
+
+    Arguments, result and errors are those of `only`.
+    """
+    from ._tasks import in_thread
+
+    def ask() -> Instance:
+        return only(name, argv=argv, env=env, scope=scope, timeout=timeout)
+
+    return await in_thread(ask, Instance.close)
+
+
+def _not_taken(name: str, scope: Scope) -> TimedOut:
+    owner = Lock(_PREFIX + name, scope=scope).owner()
+    who = "the first instance" if owner is None else f"the first instance, process {owner.pid},"
+    return TimedOut(
+        f"{who} of {name!r} has not taken what this one was asked for before the deadline\n"
+        "it has to call on_other(...), and its loop has to run"
+    )

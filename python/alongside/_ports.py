@@ -1,0 +1,331 @@
+"""Ports: sockets that listen, and numbers that programs share as long as somebody listens.
+
+Loads when a program first asks for one.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from typing import Any, cast
+
+from . import _core
+from ._cells import Cell
+from ._errors import TimedOut
+from ._locks import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from ._changes import OnChange
+    from ._types import Scope
+    from .loops import Loop
+
+_MOST_PORTS = 1 << 16
+# A port's number, and who listens, encoded.
+_MOST_BYTES = 1024
+# What the names of cells and locks that belong to ports begin with.
+_PREFIX = ".port/"
+
+
+def listening_socket(
+    host: str = "127.0.0.1", port: int = 0, *, first_port: int | None = None
+) -> socket.socket:
+    """Give a socket that listens already: nobody can take its port in between.
+
+    Args:
+        host: the address to listen at; a name is looked up.
+        port: the port; 0 for any that is free.
+        first_port: take the first free port from this one on, instead.
+
+    Raises:
+        OSError: the port is taken (`EADDRINUSE`), or none is free, or the address is none of this
+            machine's.
+        ValueError: there is no such port.
+
+    Example:
+        >>> import alongside
+        >>> with alongside.listening_socket() as server:
+        ...     server.getsockname()[1] > 0
+        True
+    """
+    for number in (port, first_port):
+        if number is not None and not 0 <= number < _MOST_PORTS:
+            msg = f"{number} is no port: they go from 1 to {_MOST_PORTS - 1}, and 0 is any"
+            raise ValueError(msg)
+    if port and first_port is not None:
+        msg = f"port={port} and first_port={first_port}: name one of them"
+        raise ValueError(msg)
+    flags = socket.AI_PASSIVE
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
+    family, kind, protocol, _, address = found[0]
+    ports: Iterable[int] = [port] if first_port is None else range(max(1, first_port), _MOST_PORTS)
+    for number in ports:
+        listening = _listen(
+            socket.socket(family, kind, protocol), (address[0], number, *address[2:])
+        )
+        if listening is not None:
+            return listening
+    what = f"port {port}" if first_port is None else f"every port from {first_port} on"
+    raise OSError(errno.EADDRINUSE, f"{what} of {host} is taken")
+
+
+def _listen(made: socket.socket, address: tuple[Any, ...]) -> socket.socket | None:
+    """Bind a socket and listen; None, and the socket closed, if the port is taken."""
+    try:
+        # Connections of a server that is gone do not keep its port; one that listens does.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        # Where two have bound the same port, the second to listen is refused here.
+        made.listen()
+    except OSError as error:
+        made.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+class SharedPort:
+    """The number of a port under a name, as long as the program lives that listens there.
+
+    `shared_port` gives it. It belongs to the process until `close()`, the end of its `with`, or the
+    process's end.
+
+    Attributes:
+        name: the name.
+        mine: whether it is this object that listens.
+        socket: what listens, if it is; else None.
+    """
+
+    def __init__(self, name: str, scope: Scope, host: str) -> None:
+        self.name = name
+        self.mine = False
+        self.socket: socket.socket | None = None
+        self._host = host
+        self._cell: Cell[Any] = Cell(_PREFIX + name, scope=scope, max_size=_MOST_BYTES)
+        self._lock = Lock(_PREFIX + name, scope=scope)
+        self._callback: OnChange | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The port's number; None while nobody listens."""
+        return self._state()[0]
+
+    def _state(self) -> tuple[int | None, int | None]:
+        """Give the number, and which process has it, or is about to have one."""
+        owner = self._lock._mark()
+        said = self._said()
+        if owner is None:
+            return None, None
+        number: int | None = said.get("number") if said.get("by") == list(owner) else None
+        return number, owner[0]
+
+    def _said(self) -> dict[str, Any]:
+        """Give what the last program said that listened, whether it does or not."""
+        said: object = self._cell.get(None)
+        return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+
+    def wait(self, *, timeout: float | None = None) -> int:
+        """Give the number, waiting until there is one.
+
+        Args:
+            timeout: seconds to wait; None for ever.
+
+        Raises:
+            TimedOut: nobody listens.
+        """
+        from ._directory import Until
+
+        until, changes = Until(timeout), _core.Changes(self._cell)
+        while True:
+            number, pid = self._state()
+            if number is not None:
+                return number
+            changes.follow(pid)
+            self._wait(changes, until.left())
+            changes.take()
+
+    def _wait(self, changes: _core.Changes, left: float | None) -> None:
+        poller = select.poll()
+        poller.register(changes.fileno(), select.POLLIN)
+        if not poller.poll(None if left is None else left * 1000) and left is not None:
+            raise self._nobody()
+
+    def _nobody(self) -> TimedOut:
+        return TimedOut(f"nobody listens at the port {self.name!r} yet")
+
+    async def await_number(self, *, timeout: float | None = None) -> int:
+        """Give the number when there is one, in asyncio or trio; as `wait`."""
+        from . import _tasks
+
+        until, changes = _tasks.deadline(timeout), _core.Changes(self._cell)
+        while True:
+            number, pid = self._state()
+            if number is not None:
+                return number
+            changes.follow(pid)
+            if not await _tasks.readable(changes.fileno(), until):
+                raise self._nobody()
+            changes.take()
+
+    def on_change(
+        self, callback: Callable[[int | None], object] | None, /, *, on: Loop | None = None
+    ) -> None:
+        """Call `callback(number)` when another program listens, or none any more (None).
+
+        Args:
+            callback: a function; on `Asyncio` and `Trio` an async one as well. None takes it away.
+                What it raises goes to `logging`.
+            on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
+
+        Raises:
+            OSError: this user watches too much already; `alongside doctor` has the limit.
+        """
+        known, self._callback = self._callback, None
+        if known is not None:
+            known.stop()
+        if callback is not None:
+            from ._changes import OnChange
+
+            changes = _core.Changes(self._cell)
+            self._callback = OnChange(changes, _News(self, changes).take, callback, on, self)
+            # Whatever has happened until here.
+            self._callback.poke()
+
+    def _begin_to_listen(self) -> None:
+        """Listen, unless another does."""
+        if not self._lock._try_acquire_for(id(self)):
+            return
+        try:
+            made = self._socket(self._said())
+        except BaseException:
+            self._lock._release_for(id(self))
+            raise
+        self.socket, self.mine = made, True
+        self._cell.set({"number": made.getsockname()[1], "by": self._lock._mark()})
+
+    def _socket(self, said: dict[str, Any]) -> socket.socket:
+        """Give one that listens, at the port that was the last one's if it can be had."""
+        last = said.get("number")
+        if isinstance(last, int) and 0 < last < _MOST_PORTS:
+            try:
+                return listening_socket(self._host, last)
+            except OSError:
+                # Taken by now, or not to be had at this address.
+                pass
+        return listening_socket(self._host)
+
+    def close(self) -> None:
+        """Listen no longer, and let go of the name. A second time does nothing."""
+        self.on_change(None)
+        if self.mine:
+            self.mine = False
+            if self.socket is not None:
+                self.socket.close()
+            # All are told: the number stays for who is next, and is nobody's.
+            self._cell.set({**self._said(), "by": None})
+            self._lock._release_for(id(self))
+        self._cell.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<alongside.SharedPort {self.name!r}>"
+
+
+SharedPort.__module__ = "alongside"
+
+
+class _News:
+    """Gives each number that differs from the one before."""
+
+    def __init__(self, port: SharedPort, changes: _core.Changes) -> None:
+        self._port = port
+        self._changes = changes
+        self._told, self._followed = port._state()
+        changes.follow(self._followed)
+
+    def take(self) -> Any:
+        from ._changes import NOTHING
+
+        self._changes.take()
+        number, pid = self._port._state()
+        if pid != self._followed:
+            self._followed = pid
+            self._changes.follow(pid)
+            # It may have ended before it was followed.
+            number, _ = self._port._state()
+        if number == self._told:
+            return NOTHING
+        self._told = number
+        return number
+
+
+def shared_port(
+    name: str,
+    /,
+    *,
+    listen: bool,
+    scope: Scope = "login",
+    host: str = "127.0.0.1",
+) -> SharedPort:
+    """Share the number of a port with all programs that ask for its name.
+
+        port = alongside.shared_port("transfer", listen=True)
+        if port.mine:
+            serve(port.socket)
+        else:
+            print("it listens at", port.wait())
+
+    The first program that asks with `listen` listens, at a port that was free, and the others learn
+    its number, whoever was started first. When that program ends, however that comes about, the
+    number is nobody's at once; the next program that listens takes the same one if it can.
+
+    Args:
+        name: parts joined by slashes, of at most 190 bytes.
+        listen: listen if nobody else does; without it, only learn.
+        scope: who shares it: this login session, or all programs of this user.
+        host: where to listen.
+
+    Raises:
+        ValueError: the name breaks a rule.
+        NoScope: there is no login session; `scope="user"` does without.
+        OSError: no port can be had, or nothing more can be opened.
+
+    Example:
+        >>> import alongside
+        >>> with alongside.shared_port("example/port", listen=True, scope="user") as port:
+        ...     other = alongside.shared_port("example/port", listen=False, scope="user")
+        ...     port.mine, other.mine, port.number == other.wait()
+        (True, False, True)
+        >>> other.number is None
+        True
+        >>> other.close()
+    """
+    from ._directory import text
+
+    port = SharedPort(text(name), scope, host)
+    if listen:
+        try:
+            port._begin_to_listen()
+        except BaseException:
+            port.close()
+            raise
+    return port

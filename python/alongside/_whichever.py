@@ -1,0 +1,309 @@
+"""Whichever comes first: a session with the program of a name, started if it does not run.
+
+Loads when a program first asks for that.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from typing import Any
+
+from ._cells import Cell
+from ._directory import Until, connect, find, text
+from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
+from ._locks import Lock
+from ._publish import UNTIL_PUBLISHED
+from ._session import limit
+from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._session import Session
+    from ._start import _Command
+    from ._types import Scope
+    from ._watch import Watch
+
+# What the names of cells and locks begin with that belong to a start.
+_PREFIX = ".start/"
+# How a start has failed, encoded: the reason, and the end of what the program said.
+_MOST_BYTES = 256 << 10
+# Programs that were started here, until they have ended and are reaped.
+_started: list[_Program] = []
+
+
+def start_or_connect(
+    name: str,
+    command: _Command,
+    /,
+    *,
+    hello: object = None,
+    detached: bool = True,
+    scope: Scope = "user",
+    timeout: float | None = 10.0,
+) -> Session:
+    """Connect to the program that runs under a name; if none does, start it first.
+
+        controller = alongside.start_or_connect("transfer", ["transfers", "serve"])
+        controller.send({"upload": path})
+
+    However many programs ask at once, one of them starts it, and all are connected. It has to
+    `publish` the name with `on_message` or `on_connect`.
+
+    Args:
+        name: the name, as for `connect`; of at most 190 bytes.
+        command: what starts it, as for `start`.
+        hello: the first message to it, if it is not None.
+        detached: it leads a kernel session of its own, with /dev/null for its standard streams, and
+            none of this program's descriptors: it outlives this program, its terminal, and its
+            login's hang-up. What it writes to stderr until it has published the name is kept for
+            the error. Without `detached` it shares streams, terminal and process group.
+        scope: who shares the name.
+        timeout: seconds until it must have answered; None for ever. A program that was started
+            here and has not published the name by then is ended.
+
+    Raises:
+        StartFailed: it ended without publishing the name; all that waited are told. `stderr` has
+            what it said.
+        TimedOut: it has not published the name, or not answered, before the deadline.
+        OSError: it cannot be run.
+        Denied, Incompatible, ValueError: see `connect`.
+
+    Example:
+        >>> import alongside, sys
+        >>> source = '''
+        ... import alongside, threading
+        ... done = threading.Event()
+        ... def answer(data, session):
+        ...     session.send(data * 2)
+        ...     done.set()
+        ... with alongside.publish("example/double", answer):
+        ...     done.wait()
+        ... '''
+        >>> program = [sys.executable, "-c", source]
+        >>> with alongside.start_or_connect("example/double", program, hello=21) as session:
+        ...     session.receive(timeout=5)
+        42
+    """
+    until = Until(limit(timeout))
+    session = _running(name, scope, until)
+    if session is None:
+        words = _command(command, None)
+        session = _start_once(text(name), words, until, scope=scope, detached=detached)
+    if hello is not None:
+        try:
+            session.send(hello, timeout=until.left())
+        except BaseException:
+            session.close(timeout=0)
+            raise
+    return session
+
+
+async def astart_or_connect(
+    name: str,
+    command: _Command,
+    /,
+    *,
+    hello: object = None,
+    detached: bool = True,
+    scope: Scope = "user",
+    timeout: float | None = 10.0,
+) -> Session:
+    """Connect to the program of a name, or start it first, waiting in asyncio or trio.
+
+    Arguments, result and errors are those of `start_or_connect`.
+    """
+    from ._tasks import in_thread
+
+    def ask() -> Session:
+        return start_or_connect(
+            name, command, hello=hello, detached=detached, scope=scope, timeout=timeout
+        )
+
+    return await in_thread(ask, lambda session: session.close(timeout=0))
+
+
+def _running(name: str, scope: Scope, until: Until) -> Session | None:
+    """Give a session with the program that runs under a name; None if none does."""
+    try:
+        return connect(name, timeout=until.left(), scope=scope)
+    except NotFound:
+        return None
+    except SessionEnded:
+        # It has ended while it was called.
+        return None
+
+
+def _start_once(
+    name: str, words: list[str], until: Until, *, scope: Scope, detached: bool
+) -> Session:
+    """Start the program, unless another one does so at the moment."""
+    lock = Lock(_PREFIX + name, scope=scope)
+    with Cell[Any](_PREFIX + name, scope=scope, max_size=_MOST_BYTES) as failures:
+        seen = failures._version()
+        task = object()
+        lock._acquire_for(id(task), until.left())
+        try:
+            while True:
+                session = _running(name, scope, until)
+                if session is not None:
+                    return session
+                # Somebody has tried while this one waited: it would fail again.
+                if failures._version() > seen:
+                    raise _failed(words, *failures.get())
+                program = _Program(name, words, detached=detached)
+                try:
+                    program.wait_for(name, scope, until)
+                except StartFailed as error:
+                    failures.set([error.exit_status, error.stderr])
+                    raise
+        finally:
+            lock._release_for(id(task))
+
+
+def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFailed:
+    """Give the error for a program that has ended without publishing its name."""
+    how = "ended" if exit_status is None else f"ended with exit status {exit_status}"
+    if exit_status is not None and exit_status < 0:
+        how = f"was ended by signal {-exit_status}"
+    lines = [f'"{" ".join(words)}" {how} before it had published the name']
+    if shown := said.decode(errors="backslashreplace").rstrip():
+        lines += ["its stderr ends:", shown[-_STDERR_IN_TEXT:]]
+    error = StartFailed("\n".join(lines), exit_status=exit_status)
+    error.stderr = said
+    return error
+
+
+class _Program:
+    """A program that was started and has yet to publish its name."""
+
+    def __init__(self, name: str, words: list[str], *, detached: bool) -> None:
+        _reap()
+        self._words = words
+        self._said = os.memfd_create("alongside-stderr")
+        options: dict[str, Any] = {}
+        if detached:
+            nothing = subprocess.DEVNULL
+            options = {"stdin": nothing, "stdout": nothing, "stderr": self._said}
+            options["start_new_session"] = True
+            until_then = f"{os.fstat(self._said).st_ino}:{name}"
+            options["env"] = {**os.environ, UNTIL_PUBLISHED: until_then}
+        try:
+            process = subprocess.Popen(words, **options)
+            self._handle = os.pidfd_open(process.pid)
+        except BaseException:
+            os.close(self._said)
+            raise
+        self.pid = process.pid
+        # It is not `subprocess`'s to wait for, or to warn of: it outlives this program.
+        process.returncode = 0
+        self._detached = detached
+        self._is_over = False
+        self.exit_status: int | None = None
+        _started.append(self)
+
+    def wait_for(self, name: str, scope: Scope, until: Until) -> None:
+        """Wait until the name is published.
+
+        Raises:
+            StartFailed: the program has ended. TimedOut: the deadline; it is ended then.
+        """
+        from ._watch import watch
+
+        try:
+            with watch(name, scope=scope) as names:
+                while not _is_callable(name, scope):
+                    if not self._wait(names, until):
+                        self._end()
+                        msg = (
+                            f'"{" ".join(self._words)}" has not published the name {name!r} '
+                            "before the deadline, and was ended"
+                        )
+                        raise TimedOut(msg)
+        finally:
+            os.close(self._said)
+
+    def _wait(self, names: Watch, until: Until) -> bool:
+        """Wait for something to happen; False if the deadline comes first."""
+        poller = select.poll()
+        poller.register(names.fileno(), select.POLLIN)
+        if not self._is_over:
+            poller.register(self._handle, select.POLLIN)
+        left = until.left()
+        ready = [fd for fd, _ in poller.poll(None if left is None else left * 1000)]
+        while names._take() is not None:
+            pass
+        if self._handle in ready:
+            self._ended()
+        return bool(ready)
+
+    def _ended(self) -> None:
+        """Take note of the end; who has left another program behind, as a shell does, is none."""
+        self.reap()
+        if self.exit_status == 0 and self._detached and _has_session(self.pid):
+            return
+        raise _failed(self._words, self.exit_status, self._stderr())
+
+    def _stderr(self) -> bytes:
+        size = os.fstat(self._said).st_size
+        return os.pread(self._said, _STDERR_SHOWN, max(0, size - _STDERR_SHOWN))
+
+    def _end(self) -> None:
+        """End it, and what it has started in its kernel session."""
+        if self._detached:
+            for pid in _members(self.pid):
+                _kill(pid)
+        if not self._is_over:
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    def reap(self) -> bool:
+        """Reap it if it has ended; give whether it has."""
+        if self._is_over:
+            return True
+        try:
+            found = os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG)
+            if found is None:
+                return False
+            killed = found.si_code != os.CLD_EXITED
+            self.exit_status = -found.si_status if killed else found.si_status
+        except ChildProcessError:
+            # Somebody else has, who waits for all children: how it ended is not known.
+            pass
+        self._is_over = True
+        os.close(self._handle)
+        return True
+
+
+def _reap() -> None:
+    """Reap programs that were started here and have ended."""
+    _started[:] = [program for program in _started if not program.reap()]
+
+
+def _is_callable(name: str, scope: Scope) -> bool:
+    return find(name, scope=scope) is not None
+
+
+def _has_session(sid: int) -> bool:
+    """Whether any process is in this kernel session."""
+    return any(True for _ in _members(sid))
+
+
+def _members(sid: int) -> list[int]:
+    """Give the processes in a kernel session."""
+    found: list[int] = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdecimal() and os.getsid(int(name)) == sid:
+                found.append(int(name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,187 @@
+"""The one instance: exactly one is the first, and nothing that a later one brings is lost."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import alongside
+import pytest
+from alongside import loops, only
+
+from tests.conftest import wait_until
+
+pytestmark = pytest.mark.usefixtures("scope")
+
+
+@pytest.fixture
+def first():
+    with only("app") as instance:
+        yield instance
+
+
+FIRST = """
+visits = []
+instance = alongside.only("app", argv={argv!r})
+if instance.first: instance.on_other(lambda visit: visits.append(visit.argv))
+"""
+
+
+def test_the_first_is_the_first_and_others_hand_over(first, puppet, tmp_path):
+    assert first.first
+    assert first.session is None
+    visits = []
+    first.on_other(visits.append)
+    other = puppet(cwd=tmp_path, env=os.environ | {"SHOWN": "yes", "HIDDEN": "no"})
+    other.run("instance = alongside.only('app', argv=['x', 'é\\udc80'], env=['SHOWN', 'NONE'])")
+    assert not other("instance.first")
+    (visit,) = visits
+    assert visit.argv == ["x", "é\udc80"]
+    assert visit.cwd == str(tmp_path)
+    assert visit.env == {"SHOWN": "yes"}
+    assert visit.peer.pid == other.pid
+    assert other("instance.session.peer.pid") == os.getpid()
+    # And they go on talking, if they like.
+    visit.session.send("more?")
+    assert other("instance.session.receive()") == "more?"
+    other.run("instance.session.send('no'); instance.close()")
+    assert visit.session.receive() == "no"
+
+
+def test_the_command_line_is_the_program_s_own_if_nothing_is_said(first, puppet):
+    visits = []
+    first.on_other(visits.append)
+    other = puppet()
+    other.run("sys.argv = ['prog', '--show']; alongside.only('app')")
+    assert visits[0].argv == ["prog", "--show"]
+
+
+def test_who_comes_before_there_is_a_handler_waits(first, puppet):
+    other = puppet()
+    other.say("alongside.only('app', argv=['early']).first")
+    wait_until(lambda: first._waiting)
+    visits = []
+    first.on_other(visits.append)
+    assert not other.hear()
+    assert visits[0].argv == ["early"]
+
+
+def test_a_handler_s_error_is_told(first, puppet):
+    def refuse(visit):
+        msg = f"no {visit.argv[0]}"
+        raise LookupError(msg)
+
+    first.on_other(refuse)
+    with pytest.raises(alongside.RemoteError, match="raised LookupError: no thing") as caught:
+        puppet()("alongside.only('app', argv=['thing'])")
+    assert caught.value.kind == "LookupError"
+
+
+def test_an_async_handler_is_awaited(first, puppet):
+    async def main():
+        visits = []
+
+        async def take(visit):
+            await asyncio.sleep(0.01)
+            visits.append(visit)
+
+        first.on_other(take, on=loops.Asyncio())
+        other = puppet().say("alongside.only('app').first")
+        assert not await asyncio.to_thread(other.hear)
+        assert len(visits) == 1
+        with pytest.raises(TypeError, match="does not await"):
+            first.on_other(take, on=loops.Thread())
+
+    asyncio.run(main())
+
+
+def test_when_the_first_dies_the_next_to_ask_is_the_first(puppet):
+    one, two, three = puppet(), puppet(), puppet()
+    one.run(FIRST.format(argv=["one"]))
+    assert one("instance.first")
+    one.kill()
+    two.run(FIRST.format(argv=["two"]))
+    assert two("instance.first")
+    three.run(FIRST.format(argv=["three"]))
+    assert not three("instance.first")
+    assert two("visits") == [["three"]]
+    two.run("instance.close()")
+    assert puppet()("alongside.only('app').first")
+
+
+@pytest.mark.parametrize("how", ["kill", "close"])
+def test_who_waits_becomes_the_first_when_that_is_gone(puppet, how):
+    one, two = puppet(), puppet()
+    one.run("instance = alongside.only('app')")
+    two.say("alongside.only('app', timeout=None).first")
+    wait_until(lambda: one("len(instance._waiting)") == 1)
+    if how == "kill":
+        one.kill()
+    else:
+        one.run("instance.close()")
+    assert two.hear()
+
+
+def test_a_first_that_is_stopped_is_named(puppet):
+    one = puppet()
+    one.run("instance = alongside.only('app')")
+    os.kill(one.pid, signal.SIGSTOP)
+    with pytest.raises(alongside.TimedOut, match=f"the first instance, process {one.pid},"):
+        only("app", timeout=0.1)
+    os.kill(one.pid, signal.SIGCONT)
+
+
+def test_of_many_at_once_one_is_the_first_and_has_all_visits(puppet):
+    others = [puppet() for _ in range(10)]
+    for number, other in enumerate(others):
+        other.say(FIRST.format(argv=[str(number)]), "exec")
+    for other in others:
+        other.hear()
+    firsts = [other for other in others if other("instance.first")]
+    assert len(firsts) == 1
+    visits = sorted(int(argv[0]) for argv in firsts[0]("visits"))
+    assert visits == sorted(set(range(10)) - {others.index(firsts[0])})
+
+
+def test_a_later_instance_serves_nobody(first, puppet):
+    first.on_other(lambda visit: None)
+    with pytest.raises(RuntimeError, match="not the first"):
+        puppet()("alongside.only('app').on_other(print)")
+
+
+def test_threads_of_one_program_are_instances_of_their_own(first):
+    first.on_other(lambda visit: None)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(only("app")))
+    thread.start()
+    thread.join()
+    assert not found[0].first
+    found[0].close()
+
+
+def test_tasks_ask(first, puppet):
+    first.close()
+
+    async def main():
+        with await alongside.aonly("app") as instance:
+            assert instance.first
+        other = puppet()
+        other.run("instance = alongside.only('app')")
+        waiter = asyncio.create_task(alongside.aonly("app", timeout=0.2))
+        await asyncio.sleep(0.01)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        with pytest.raises(alongside.TimedOut):
+            await alongside.aonly("app", timeout=0.01)
+
+    asyncio.run(main())
+
+
+def test_scopes_have_first_ones_of_their_own(first, monkeypatch):
+    monkeypatch.setenv("ALONGSIDE_LOGIN", "one")
+    with only("app", scope="login") as one:
+        assert one.first
+        monkeypatch.setenv("ALONGSIDE_LOGIN", "two")
+        with only("app", scope="login") as two:
+            assert two.first

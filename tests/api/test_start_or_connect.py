@@ -1,0 +1,250 @@
+"""Whichever comes first: exactly one start, all connected, and a reason for all if it fails."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import alongside
+import pytest
+from alongside import start_or_connect
+
+from tests.conftest import has_ended, wait_until
+
+pytestmark = pytest.mark.usefixtures("scope")
+
+SERVE = """
+import alongside, os, sys, time
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+def answer(data, session):
+    if data == "end":
+        os._exit(0)
+    session.send([os.getpid(), data])
+with alongside.publish("controller", answer):
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Where programs note that they were started; they are ended after the test."""
+    path = tmp_path / "started"
+    path.touch()
+    yield path
+    for pid in pids(path):
+        if not has_ended(pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: has_ended(pid))
+
+
+def pids(path):
+    return [int(line) for line in path.read_text().split()]
+
+
+@pytest.fixture
+def controller(started):
+    return [sys.executable, "-c", SERVE, str(started)]
+
+
+def ask(session, data="hello"):
+    session.send(data)
+    return session.receive(timeout=60)
+
+
+def test_it_is_started_once_and_connected_to_then(controller, started):
+    with start_or_connect("controller", controller) as session:
+        pid, answer = ask(session)
+        assert (answer, pids(started)) == ("hello", [pid])
+        assert session.peer.pid == pid
+    with start_or_connect("controller", ["/there/is/no/such/program"]) as session:
+        assert ask(session) == [pid, "hello"]
+    assert pids(started) == [pid]
+
+
+def test_hello_is_the_first_message(controller):
+    with start_or_connect("controller", controller, hello={"first": 1}) as session:
+        assert session.receive(timeout=60)[1] == {"first": 1}
+
+
+def test_one_that_was_killed_is_started_anew(controller, started):
+    with start_or_connect("controller", controller) as session:
+        first = ask(session)[0]
+        os.kill(first, signal.SIGKILL)
+    with start_or_connect("controller", controller) as session:
+        second = ask(session)[0]
+    assert first != second
+    assert pids(started) == [first, second]
+
+
+def test_however_many_ask_there_is_one_start(controller, started, puppet):
+    others = [puppet() for _ in range(10)]
+    for other in others:
+        other.say(f"alongside.start_or_connect('controller', {controller!r}, timeout=60).peer.pid")
+    found = {other.hear() for other in others}
+    assert found == set(pids(started))
+    assert len(found) == 1
+
+
+FAIL = [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit('no plan today')"]
+
+
+def test_all_that_wait_are_told_why_it_failed(puppet, tmp_path):
+    others = [puppet() for _ in range(5)]
+    count = tmp_path / "count"
+    fail = ["sh", "-c", f"echo x >> {count}; sleep 0.3; echo no plan today >&2; exit 3"]
+    for other in others:
+        other.say(f"alongside.start_or_connect('controller', {fail!r})")
+    for other in others:
+        with pytest.raises(alongside.StartFailed, match="no plan today") as caught:
+            other.hear()
+        assert caught.value.exit_status == 3
+        assert caught.value.stderr == b"no plan today\n"
+    # Who asked while another's start went on shares its end.
+    assert len(count.read_text().split()) < len(others)
+
+
+def test_a_traceback_is_told():
+    command = [sys.executable, "-c", "import alongside; 1 / 0"]
+    with pytest.raises(alongside.StartFailed, match="ZeroDivisionError") as caught:
+        start_or_connect("controller", command)
+    assert "before it had published the name" in str(caught.value)
+    with pytest.raises(alongside.StartFailed, match="signal 9"):
+        start_or_connect("controller", ["sh", "-c", "kill -9 $$"])
+
+
+def test_what_cannot_be_run_is_said():
+    with pytest.raises(FileNotFoundError):
+        start_or_connect("controller", ["/there/is/no/such/program"])
+    with pytest.raises(ValueError, match="empty"):
+        start_or_connect("controller", [])
+
+
+def test_one_that_never_publishes_is_ended(tmp_path):
+    note = tmp_path / "pid"
+    command = ["sh", "-c", f"echo $$ > {note}; sleep 1000 & sleep 1000"]
+    with pytest.raises(alongside.TimedOut, match="was ended"):
+        start_or_connect("controller", command, timeout=0.5)
+    sid = int(note.read_text())
+    wait_until(lambda: not any(_sid(pid) == sid for pid in os.listdir("/proc")))
+
+
+def _sid(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return int(fields[3]) if fields[0] != "Z" else None
+
+
+def test_a_wrapper_that_leaves_it_behind_is_no_failure(controller, started):
+    command = ["sh", "-c", '"$@" & exit 0', "sh", *controller]
+    with start_or_connect("controller", command, timeout=60) as session:
+        assert ask(session)[0] in pids(started)
+
+
+def test_a_wrapper_that_leaves_nothing_behind_is_one():
+    with pytest.raises(alongside.StartFailed, match="exit status 0"):
+        start_or_connect("controller", ["true"], timeout=60)
+
+
+STARTER = """
+import alongside, sys
+session = alongside.start_or_connect("controller", sys.argv[1:], timeout=60)
+print(session.peer.pid)
+"""
+
+
+def test_a_detached_one_outlives_its_starter_and_holds_nothing_of_it(controller, started):
+    """As in `$(starter)`: the shell waits until all ends of the pipe are closed."""
+    read, write = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", STARTER, *controller],
+        capture_output=True,
+        check=True,
+        pass_fds=[write],
+        start_new_session=True,
+    )
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+    assert done.stderr == b""
+    pid = int(done.stdout)
+    assert pids(started) == [pid]
+    assert os.getsid(pid) == pid
+    streams = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+    assert streams == ["/dev/null"] * 3
+    # Another starter finds it.
+    again = subprocess.run(
+        [sys.executable, "-c", STARTER, *controller], capture_output=True, check=True
+    )
+    assert int(again.stdout) == pid
+
+
+def test_a_hang_up_of_the_terminal_does_not_end_it(controller, started):
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER + "sys.stdout.flush(); session.receive()", *controller],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    pid = int(starter.stdout.readline())
+    os.killpg(starter.pid, signal.SIGHUP)
+    starter.wait()
+    starter.stdout.close()
+    with start_or_connect("controller", ["false"]) as session:
+        assert ask(session)[0] == pid
+
+
+def test_one_that_is_not_detached_shares_streams_and_group(controller, started):
+    code = STARTER.replace("timeout=60", "timeout=60, detached=False")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *controller], stdout=subprocess.PIPE, start_new_session=True
+    ) as starter:
+        pid = int(starter.stdout.readline())
+        assert os.getpgid(pid) == starter.pid
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_programs_that_end_are_reaped(controller, started):
+    found = []
+    for _ in range(3):
+        with start_or_connect("controller", controller) as session:
+            found.append(ask(session)[0])
+            session.send("end")
+            wait_until(lambda: has_ended(found[-1]))
+    # The last one may wait for the next start; those before do not.
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in found[:-1])
+
+
+def test_tasks_start_or_connect(controller, started):
+    async def main():
+        sessions = await asyncio.gather(
+            *(alongside.astart_or_connect("controller", controller, timeout=60) for _ in range(3))
+        )
+        assert len({session.peer.pid for session in sessions}) == 1
+        for session in sessions:
+            await session.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_name_that_nobody_can_call_is_said():
+    with alongside.publish("controller"), pytest.raises(alongside.Denied):
+        start_or_connect("controller", ["false"])
+
+
+def test_what_it_prints_later_fills_nothing(started):
+    """Its stderr is kept until it has published its name, and not for ever."""
+    code = textwrap.dedent(SERVE).replace(
+        "    session.send(", "    print('x' * 10_000, file=sys.stderr)\n    session.send("
+    )
+    command = [sys.executable, "-c", code, str(started)]
+    with start_or_connect("controller", command) as session:
+        pid, _ = ask(session)
+    assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null"
+    assert "ALONGSIDE_STDERR" not in subprocess.check_output(
+        ["sh", "-c", "env"], env=dict(os.environ), text=True
+    )
