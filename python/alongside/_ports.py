@@ -53,6 +53,11 @@ def listening_socket(
         ...     server.getsockname()[1] > 0
         True
     """
+    return _bound(host, port, first_port, listens=True)
+
+
+def _bound(host: str, port: int, first_port: int | None, *, listens: bool) -> socket.socket:
+    """Give a socket at a port, which listens, or only reserves the port for who does."""
     for number in (port, first_port):
         if number is not None and not 0 <= number < _MOST_PORTS:
             msg = f"{number} is no port: they go from 1 to {_MOST_PORTS - 1}, and 0 is any"
@@ -65,32 +70,31 @@ def listening_socket(
     family, kind, protocol, _, address = found[0]
     ports: Iterable[int] = [port] if first_port is None else range(max(1, first_port), _MOST_PORTS)
     for number in ports:
-        listening = _listen(
-            socket.socket(family, kind, protocol), (address[0], number, *address[2:])
-        )
-        if listening is not None:
-            return listening
+        made = socket.socket(family, kind, protocol)
+        if _bind(made, (address[0], number, *address[2:]), listens=listens):
+            return made
     what = f"port {port}" if first_port is None else f"every port from {first_port} on"
     raise OSError(errno.EADDRINUSE, f"{what} of {host} is taken")
 
 
-def _listen(made: socket.socket, address: tuple[Any, ...]) -> socket.socket | None:
-    """Bind a socket and listen; None, and the socket closed, if the port is taken."""
+def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bool:
+    """Bind a socket, and listen; false, and the socket closed, if the port is taken."""
     try:
         # Connections of a server that is gone do not keep its port; one that listens does.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
-        # Where two have bound the same port, the second to listen is refused here.
-        made.listen()
+        if listens:
+            # Where two have bound the same port, the second to listen is refused here.
+            made.listen()
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
-            return None
+            return False
         raise
     except BaseException:
         made.close()
         raise
-    return made
+    return True
 
 
 class SharedPort:
@@ -105,11 +109,12 @@ class SharedPort:
         socket: what listens, if it is; else None.
     """
 
-    def __init__(self, name: str, scope: Scope, host: str) -> None:
+    def __init__(self, name: str, scope: Scope, host: str, *, listens: bool) -> None:
         self.name = name
         self.mine = False
         self.socket: socket.socket | None = None
         self._host = host
+        self._listens = listens
         self._cell: Cell[Any] = Cell(_PREFIX + name, scope=scope, max_size=_MOST_BYTES)
         self._lock = Lock(_PREFIX + name, scope=scope)
         self._callback: OnChange | None = None
@@ -217,11 +222,11 @@ class SharedPort:
         last = said.get("number")
         if isinstance(last, int) and 0 < last < _MOST_PORTS:
             try:
-                return listening_socket(self._host, last)
+                return _bound(self._host, last, None, listens=self._listens)
             except OSError:
                 # Taken by now, or not to be had at this address.
                 pass
-        return listening_socket(self._host)
+        return _bound(self._host, 0, None, listens=self._listens)
 
     def close(self) -> None:
         """Listen no longer, and let go of the name. A second time does nothing."""
@@ -285,6 +290,7 @@ def shared_port(
     listen: bool,
     scope: Scope = "login",
     host: str = "127.0.0.1",
+    _reserve: bool = False,
 ) -> SharedPort:
     """Share the number of a port with all programs that ask for its name.
 
@@ -321,7 +327,7 @@ def shared_port(
     """
     from ._directory import text
 
-    port = SharedPort(text(name), scope, host)
+    port = SharedPort(text(name), scope, host, listens=not _reserve)
     if listen:
         try:
             port._begin_to_listen()

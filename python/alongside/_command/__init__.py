@@ -37,6 +37,36 @@ _SEND = """\
 DATA is sent as text. "-" sends the bytes of standard input, "@file" those of a
 file. With --json, all three are JSON, and sent as the data that it means.
 """
+_PORT = """\
+The first to ask for NAME finds a free port and listens there; all others show
+the same number, whoever was started first. Each holds the name until Ctrl-C. If
+the one that listens ends, however that comes about, another one takes its
+place, at the same port if it can.
+
+With COMMAND, PORT is set for it, and PORT_IS_MINE to 1 in one of all instances,
+to 0 in the others; the port is kept free for it to listen at (as servers do,
+with SO_REUSEADDR). The name is held while it runs, and its status is given.
+"""
+_CELL = """\
+VALUE is text. "-" is the bytes of standard input, "@file" those of a file. With
+--json, all three are JSON, and mean data.
+"""
+_CELL_ACTIONS = {
+    "get": "show the value; status 1 if nobody holds it",
+    "set": "give a cell that somebody holds another value",
+    "hold": "hold a cell, and give it VALUE if it has none, until Ctrl-C or while COMMAND runs",
+    "watch": "show the value, and each that follows, until nobody else holds it",
+    "ls": "list the cells that somebody holds",
+}
+_LOCK = """\
+As flock(1), with a name. The lock is free when COMMAND has ended, or this
+program has, however that came about; COMMAND is ended with it. Its status is
+given. If the lock is not free in time, that is status 124, and nothing runs.
+"""
+_ONLY = """\
+The first runs COMMAND, and gives its status. Another one, as long as that runs,
+tells the first what it was asked for, and gives status 1.
+"""
 _LISTEN = """\
 Text is printed as it comes, with a line feed if it ends in none; bytes are
 printed raw, and other data as one line of JSON. On a terminal, control
@@ -47,6 +77,11 @@ with the message on its standard input, and ALONGSIDE_NAME, ALONGSIDE_PEER_PID
 and ALONGSIDE_PEER_UID in its environment. If it fails, so does the sender's
 --wait; a sender that waits for an answer sees the session closed.
 """
+
+
+# What has a "--" and a command behind it, and what has to have it.
+_TAKE_WORDS = {"cell", "lock", "only", "port"}
+_NEED_WORDS = {"lock", "only"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,13 +117,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     """Call what the command line says."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given, words = _split(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    options.words = words
+    if options.command in _NEED_WORDS and not words:
+        parser.error(
+            f"{options.command} runs a command: alongside {options.command} NAME -- COMMAND"
+        )
     if options.command is None:
         parser.print_help()
         return DONE
     module = importlib.import_module(f".{options.module}", __name__)
     command: Callable[[argparse.Namespace], int] = getattr(module, options.function)
     return command(options)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Give what is for this program, and, of what runs a command, the command behind the "--"."""
+    given = list(arguments)
+    if not given or given[0] not in _TAKE_WORDS or "--" not in given:
+        return given, []
+    place = given.index("--")
+    return given[:place], given[place + 1 :]
 
 
 def _prepare_streams() -> None:
@@ -127,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = _Commands(parser)
     _looking(commands)
     _talking(commands)
+    _sharing(commands)
     _machine(commands)
     return parser
 
@@ -212,6 +263,66 @@ def _talking(commands: _Commands) -> None:
     )
 
 
+def _sharing(commands: _Commands) -> None:
+    port = commands.add(
+        "port", "_ports", "share a port's number, as long as somebody listens", _PORT
+    )
+    port.add_argument("name", metavar="NAME")
+    _scope(port, "login")
+    port.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
+    port.add_argument("--once", action="store_true", help="show the number that there is, and end")
+    _timeout(port, "until the number is known, before COMMAND runs")
+    _json(port, "each number is one line of JSON")
+    _words(port)
+
+    cell = commands.add("cell", "_cells", "share a value, as long as somebody holds it", _CELL)
+    actions = cell.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, summary in _CELL_ACTIONS.items():
+        parser = actions.add_parser(action, help=summary, description=summary, allow_abbrev=False)
+        if action == "ls":
+            parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN")
+            parser.add_argument("--all", action="store_true", help="the library's own as well")
+        else:
+            parser.add_argument("name", metavar="NAME")
+        if action == "set":
+            parser.add_argument("value", metavar="VALUE|-|@file")
+        if action == "hold":
+            parser.add_argument("value", nargs="?", metavar="VALUE|-|@file")
+            parser.add_argument("--max-size", type=_count, default=65536, metavar="BYTES")
+        _scope(parser)
+        _json(parser, "values are JSON")
+        if action == "hold":
+            _words(parser)
+
+    lock = commands.add("lock", "_locks", "run a command while nobody else has a lock", _LOCK)
+    lock.add_argument("name", metavar="NAME")
+    kind = lock.add_mutually_exclusive_group()
+    kind.add_argument("--shared", action="store_true", help="as one of many readers")
+    kind.add_argument("--exclusive", action="store_true", help="as the only writer among readers")
+    only = commands.add("only", "_locks", "run a command unless another instance of it runs", _ONLY)
+    only.add_argument("name", metavar="NAME")
+    for parser, until in ((lock, "until the lock is free"), (only, "until the first was told")):
+        _scope(parser)
+        _timeout(parser, until)
+        _words(parser)
+    lock.set_defaults(timeout=None)
+
+
+def _words(parser: argparse.ArgumentParser) -> None:
+    # Taken off before the options are looked at; here for the help's sake.
+    parser.usage = parser.format_usage().removeprefix("usage: ").strip() + " [-- COMMAND ...]"
+
+
+def _timeout(parser: argparse.ArgumentParser, until: str) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help=f'seconds {until} (10); "inf" waits for ever',
+    )
+
+
 def _machine(commands: _Commands) -> None:
     doctor = commands.add("doctor", "_doctor", "say what is wrong here, and how to mend it")
     _json(doctor, "one object of JSON")
@@ -223,12 +334,12 @@ def _machine(commands: _Commands) -> None:
     commands.add("demo", "_demo", "show in three seconds what this is about")
 
 
-def _scope(parser: argparse.ArgumentParser) -> None:
+def _scope(parser: argparse.ArgumentParser, usual: str = "user") -> None:
     parser.add_argument(
         "--scope",
         choices=["login", "user", "machine"],
-        default="user",
-        help="who shares the names (user)",
+        default=usual,
+        help=f"who shares the names ({usual})",
     )
 
 

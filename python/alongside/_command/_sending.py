@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
 from .._directory import Until, connect, find, send_to
 from .._errors import SessionEnded, TimedOut
 from .._session import limit
+from ._data import given
 from ._printing import say_message
 from ._processes import why_it_waits
 
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 
 def send(options: Namespace) -> int:
     """Send what the command line says."""
-    data = _data(options.data, is_json=options.json)
+    data = given(options.data, is_json=options.json)
     chosen = {name: getattr(options, name) for name in ("scope", "instance", "owner")}
     try:
         if options.reply:
@@ -35,25 +32,6 @@ def send(options: Namespace) -> int:
         # JSON knows numbers that no message has.
         raise ValueError(str(error)) from None
     return 0
-
-
-def _data(text: str, *, is_json: bool) -> Any:
-    """Give what is sent: text, the bytes of a file or of standard input, or what JSON means."""
-    source: str | bytes = text
-    if text == "-":
-        source = sys.stdin.buffer.read()
-    elif text.startswith("@"):
-        source = Path(text[1:]).read_bytes()
-    if not is_json:
-        return source
-    try:
-        return json.loads(source)
-    except ValueError as error:
-        msg = f"{text} is no JSON: {error}\nwithout --json it is sent as text, or as bytes"
-        raise ValueError(msg) from None
-    except RecursionError:
-        msg = f"{text} is JSON, but too deep"
-        raise ValueError(msg) from None
 
 
 def _ask(name: str, data: Any, timeout: float | None, chosen: dict[str, Any]) -> Any:

@@ -1,0 +1,100 @@
+"""`alongside cell`: values that programs share as long as one of them holds them."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .. import _core
+from .._cells import Cell
+from .._errors import NotFound
+from ._data import given
+from ._printing import Reader, note, printable, say_json, say_message, say_table
+from ._running import run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+
+
+def cell(options: Namespace) -> int:
+    """Do what the command line says with a cell."""
+    actions = {"get": _get, "set": _set, "hold": _hold, "watch": _watch, "ls": _ls}
+    return actions[options.action](options)
+
+
+def _existing(options: Namespace) -> Cell[Any]:
+    """Give a cell that somebody holds."""
+    return Cell(options.name, scope=options.scope, _make=False)
+
+
+def _get(options: Namespace) -> int:
+    with _existing(options) as found:
+        say_message(found.get(), as_json=options.json)
+    return 0
+
+
+def _set(options: Namespace) -> int:
+    value = given(options.value, is_json=options.json)
+    with _existing(options) as found:
+        found.set(value)
+    return 0
+
+
+def _hold(options: Namespace) -> int:
+    """Hold a cell, and give it a value if it has none, until Ctrl-C or while a command runs."""
+    with Cell[Any](options.name, scope=options.scope, max_size=options.max_size) as held:
+        if options.value is not None:
+            held.get_or_set(lambda: given(options.value, is_json=options.json))
+        if options.words:
+            return run(options.words, {"ALONGSIDE_CELL": options.name})
+        note(f"holding the cell {printable(options.name)}; Ctrl-C lets go")
+        while True:
+            # For ever: no version is as high.
+            held.wait((1 << 63) - 1)
+
+
+def _watch(options: Namespace) -> int:
+    """Show the value, and each that follows, until nobody else holds the cell."""
+    with _existing(options) as watched:
+        changes, reader, shown = _core.Changes(watched), Reader(), 0
+        while True:
+            if watched._version() > shown:
+                value, shown = watched.read()
+                say_message(value, as_json=options.json)
+            others = [peer.pid for peer in watched.holders() if peer.pid != os.getpid()]
+            if not others:
+                return 0
+            # When that one has gone, the others are looked at anew.
+            changes.follow(others[0])
+            reader.wait_until_readable(changes.fileno())
+            changes.take()
+
+
+def _ls(options: Namespace) -> int:
+    """List the cells that somebody holds."""
+    names = [name for name in _core.cell_names(options.scope) if fnmatchcase(name, options.pattern)]
+    found = [row for name in names for row in _row(name, options)]
+    if options.json:
+        say_json(found)
+        return 0
+    rows = [[row["name"], str(row["version"]), " ".join(map(str, row["holders"]))] for row in found]
+    say_table(["NAME", "VERSION", "HOLDERS"], rows)
+    return 0
+
+
+def _row(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
+    # The library's own begin so: of ports, of the one instance.
+    if name.startswith(".") and not options.all:
+        return
+    try:
+        with Cell[Any](name, scope=options.scope, _make=False) as found:
+            holders = [peer.pid for peer in found.holders() if peer.pid != os.getpid()]
+            version = found._version()
+    except NotFound:
+        # Gone since it was listed.
+        return
+    if holders:
+        yield {"name": name, "version": version, "holders": holders}

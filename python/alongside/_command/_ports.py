@@ -1,0 +1,72 @@
+"""`alongside port`: a port's number, the same for all that ask for its name."""
+
+from __future__ import annotations
+
+from .._ports import SharedPort, shared_port
+from ._printing import Reader, note, printable, say, say_json, tell
+from ._running import run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def port(options: Namespace) -> int:
+    """Share a port, and show its number, until Ctrl-C or while a command runs."""
+    if options.once:
+        return _once(options)
+    with _share(options, listen=True) as shared:
+        if options.words:
+            return _while_it_runs(shared, options)
+        return _until_nobody_reads(shared, options)
+
+
+def _share(options: Namespace, *, listen: bool) -> SharedPort:
+    # A command that is given the port binds it itself.
+    reserves = bool(options.words)
+    return shared_port(
+        options.name, listen=listen, scope=options.scope, host=options.host, _reserve=reserves
+    )
+
+
+def _once(options: Namespace) -> int:
+    """Show the number that there is, and hold nothing."""
+    with _share(options, listen=False) as shared:
+        number = shared.number
+        if number is None:
+            tell(f'nobody listens at the port "{printable(options.name)}"')
+            return 1
+        _show(shared, number, options)
+    return 0
+
+
+def _show(shared: SharedPort, number: int | None, options: Namespace) -> None:
+    if options.json:
+        say_json({"name": shared.name, "number": number, "mine": shared.mine})
+    elif number is not None:
+        say(str(number))
+
+
+def _while_it_runs(shared: SharedPort, options: Namespace) -> int:
+    number = shared.wait(timeout=options.timeout)
+    return run(options.words, {"PORT": str(number), "PORT_IS_MINE": str(int(shared.mine))})
+
+
+def _until_nobody_reads(shared: SharedPort, options: Namespace) -> int:
+    """Show the number, and each that follows; listen if nobody does any more."""
+    from .. import _core
+
+    changes, reader, shown = _core.Changes(shared._cell), Reader(), None
+    note(f"holding the port {printable(options.name)}; Ctrl-C lets go")
+    while True:
+        number, pid = shared._state()
+        if number is None and pid is None:
+            # Who listened is gone. One of those that hold the name is next.
+            shared._begin_to_listen()
+            continue
+        if number is not None and number != shown:
+            _show(shared, number, options)
+            shown = number
+        changes.follow(pid)
+        reader.wait_until_readable(changes.fileno())
+        changes.take()

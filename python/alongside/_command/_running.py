@@ -1,0 +1,72 @@
+"""Running a command while something is held for it.
+
+The command must not go on without that: if this program is killed, so is the command. What a
+terminal or another program tells this one to do (`kill`, Ctrl-C, a hang-up) it tells the command,
+and ends with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_SIGNALLED = 128
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end; give its status as a shell does.
+
+    Raises:
+        OSError: it cannot be run.
+    """
+    known = {number: signal.getsignal(number) for number in _FORWARDED}
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        # Ctrl-C on a terminal comes to both; a second one does no harm.
+        if process is not None:
+            process.send_signal(number)
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    try:
+        parent, end_with = os.getpid(), _end_with_parent()
+        # In the child, of which this thread is the parent: it lives as long as this process.
+        process = subprocess.Popen(
+            words,
+            env=os.environ | environment,
+            preexec_fn=lambda: end_with(parent),  # noqa: PLW1509 - there are no other threads' locks
+        )
+        status = process.wait()
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
+    return _SIGNALLED - status if status < 0 else status
+
+
+def _end_with_parent() -> Callable[[int], None]:
+    """Give what has a child be killed when its parent ends."""
+    libc = ctypes.CDLL(None)
+
+    def end_with(parent: int) -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            _leave()
+
+    return end_with
+
+
+def _leave() -> NoReturn:
+    os._exit(_SIGNALLED + signal.SIGKILL)
