@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from . import loops
     from ._cells import Cell
     from ._directory import aconnect, asend_to, connect, find, running, send_to
+    from ._distant import DistantCell
     from ._instances import Instance, Visit, aonly, only
     from ._lending import Lent
     from ._locks import Lock, RWLock
@@ -62,6 +63,7 @@ __all__ = [
     "Closed",
     "Corrupt",
     "Denied",
+    "DistantCell",
     "Entry",
     "HandleLost",
     "Incompatible",
@@ -112,6 +114,7 @@ __all__ = [
 if not TYPE_CHECKING:
     _OF_SHARING = {
         "Cell",
+        "DistantCell",
         "Instance",
         "Lock",
         "RWLock",
@@ -129,6 +132,8 @@ if not TYPE_CHECKING:
         """Give the module of what programs share."""
         if name == "Cell":
             from . import _cells as module
+        elif name == "DistantCell":
+            from . import _distant as module
         elif name in {"Lock", "RWLock"}:
             from . import _locks as module
         elif name in {"SharedPort", "listening_socket", "shared_port"}:

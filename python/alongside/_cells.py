@@ -14,13 +14,14 @@ from ._errors import TimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
     from typing import Self
 
     from typing_extensions import TypeVar
 
     from ._changes import OnChange
+    from ._distant import Service
     from ._types import Scope
     from .loops import Loop
 
@@ -52,9 +53,13 @@ class Cell(_core.Cell["_T"]):
     Args:
         name: parts joined by slashes, at most 200 bytes of UTF-8, without control characters and
             "@". Names of cells, of locks and in the directory do not meet.
-        scope: who shares it: the programs of this user, or of this login session.
+        scope: who shares it: the programs of this user, of this login session, or, in the scope
+            "machine", of this user and those that `allow` names. Another user's cell is
+            "name@user" there; it can be read, and gives a `DistantCell`.
         max_size: the most bytes that a value may take, encoded. All have to say the same.
         type: what values are checked against, and made into, when they are read.
+        allow: in the scope "machine", who else may read the value as long as this program holds it:
+            users by name or number, groups as "group:NAME".
 
     Raises:
         ValueError: the name breaks a rule.
@@ -78,8 +83,36 @@ class Cell(_core.Cell["_T"]):
     """
 
     _callback: OnChange | None = None
+    _service: Service | None = None
 
-    def __init__(
+    if not TYPE_CHECKING:
+
+        def __new__(
+            cls,
+            name: str,
+            /,
+            *,
+            scope: Scope = "user",
+            allow: Iterable[int | str] = (),
+            **said: Any,
+        ) -> Any:
+            """Open a cell; one of another user's can be read only, and is a `DistantCell`."""
+            if scope == "machine" and isinstance(name, str) and "@" in name:
+                from ._distant import DistantCell, own_name
+
+                own = own_name(name)
+                if own is None:
+                    return DistantCell(name, said.get("type"))
+                name = own
+            if allow and scope != "machine":
+                msg = (
+                    f"nobody else can read cells of scope {scope!r}, whatever allow says\n"
+                    'Cell(..., scope="machine") is for several users'
+                )
+                raise ValueError(msg)
+            return super().__new__(cls, name, scope=scope, **said)
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor] - `allow` is of this one
         self,
         _name: str,
         /,
@@ -87,11 +120,20 @@ class Cell(_core.Cell["_T"]):
         scope: Scope = "user",
         max_size: int = 65536,
         type: type[_T] | None = None,
+        allow: Iterable[int | str] = (),
         _make: bool = True,
     ) -> None:
         # What it was made from is `__new__`'s business.
         del scope, max_size, type, _make
         leave_at_exit()
+        if allow:
+            from ._distant import Service
+
+            try:
+                self._service = Service(self, allow)
+            except BaseException:
+                super().close()
+                raise
 
     def get_or_set(self, factory: Callable[[], _T], /, *, timeout: float | None = None) -> _T:
         """Give the value; if there is none yet, make it, or wait for who does.
@@ -218,6 +260,9 @@ class Cell(_core.Cell["_T"]):
     def close(self) -> None:
         """Let go of it; the value is gone with the last who does. A second time does nothing."""
         self.on_change(None)
+        service, self._service = self._service, None
+        if service is not None:
+            service.close()
         super().close()
 
     def __enter__(self) -> Self:
@@ -239,7 +284,7 @@ class Cell(_core.Cell["_T"]):
         raise TypeError(msg)
 
     def _enter_factory(self) -> None:
-        if (threading.get_ident(), str(self._path)) in _made:
+        if (threading.get_ident(), self._path) in _made:
             msg = f"the factory of {self!r} asks for that cell, and would wait for itself"
             raise RuntimeError(msg)
 
@@ -251,7 +296,7 @@ class _Making:
     """Says that this thread makes a cell's first value."""
 
     def __init__(self, cell: Cell[Any]) -> None:
-        self._key = (threading.get_ident(), str(cell._path))
+        self._key = (threading.get_ident(), cell._path)
 
     def __enter__(self) -> None:
         _made.add(self._key)

@@ -104,7 +104,8 @@ def users():
 # needed is loaded before; and it is made like any other program of that user (PR_SET_DUMPABLE).
 BECOME = """
 import alongside, ctypes, glob, grp, logging, shutil, os, pwd, sys, threading, traceback
-from alongside import _callbacks, _data, _directory, _publish, _watch, loops
+from alongside import _callbacks, _cells, _changes, _data, _directory, _distant, _instances
+from alongside import _locks, _publish, _watch, loops
 import alongside.loops._polled
 user = pwd.getpwuid({uid})
 # Its further groups, of which it has none: the first one is no part of them.
@@ -210,6 +211,86 @@ def test_users_and_groups_can_be_allowed(machine, users, as_user):
         named = f"{name}@alongside-test-1"
         assert says(as_user(two, ASK, named, waits=False)) == f"['hello', {two}] {one}"
     assert "has not allowed" in says(as_user(two, ASK, f"closed@{one}", waits=False))
+
+
+CELL = """
+cell = alongside.Cell("state", scope="machine", allow=[int(u) for u in sys.argv[1:]])
+cell.get_or_set(lambda: {"number": 1})
+"""
+READ = """
+try:
+    with alongside.Cell(sys.argv[1], scope="machine") as cell:
+        print(cell.get())
+except alongside.AlongsideError as error:
+    print(type(error).__name__)
+"""
+
+
+@ROOT_NEEDED
+def test_a_cell_is_written_by_its_user_and_read_by_those_who_may(machine, users, as_user):
+    one, two = users
+    as_user(one, CELL, two)
+    assert says(as_user(two, READ, f"state@{one}", waits=False)) == "{'number': 1}"
+    assert says(as_user(one, READ, f"state@{one}", waits=False)) == "{'number': 1}"
+    # A name alone is one's own cell.
+    assert says(as_user(two, READ, "state", waits=False)) == "NotFound"
+    assert list(machine.glob("*/cells/*")) != []
+    assert {path.stat().st_mode & 0o77 for path in machine.glob("*/cells")} == {0}
+
+
+@ROOT_NEEDED
+def test_a_cell_of_another_user_s_changes_and_ends_as_it_does_there(machine, users, as_user):
+    one, two = users
+    with pytest.raises(alongside.NotFound):
+        alongside.Cell(f"state@{one}", scope="machine")
+    first = as_user(one, CELL, two)
+    with alongside.Cell("state@alongside-test-1", scope="machine") as distant:
+        assert type(distant) is alongside.DistantCell
+        assert distant.read() == ({"number": 1}, 1)
+        with pytest.raises(alongside.TimedOut):
+            distant.wait(1, timeout=0.01)
+        change = 'with alongside.Cell("state", scope="machine") as c: c.set(sys.argv[1])'
+        as_user(one, change, "new", waits=False)
+        assert distant.wait(1, timeout=60) == ("new", 2)
+        for refused in (distant.set, distant.get_or_set, distant.update):
+            with pytest.raises(alongside.Denied, match="can be read, and not changed"):
+                refused(1)
+        # Another program that holds it serves it, too, when the first one has gone.
+        second = as_user(one, CELL, two)
+        first.kill()
+        first.wait()
+        assert distant.get() == "new"
+        second.kill()
+        second.wait()
+        assert distant.get(None) is None
+        with pytest.raises(alongside.NotFound):
+            distant.wait(2)
+    with pytest.raises(ValueError, match="closed"):
+        distant.get()
+    # Root may always, others if they are named; and nobody where nobody is.
+    as_user(one, CELL, 12345)
+    assert says(as_user(two, READ, f"state@{one}", waits=False)) == "Denied"
+
+
+def test_only_cells_of_the_machine_can_be_read_by_others(scope):
+    with pytest.raises(ValueError, match=r"whatever allow says"):
+        alongside.Cell("a", allow=["root"])
+    with pytest.raises(ValueError, match="no user"):
+        alongside.Cell("a@no-such-user", scope="machine")
+    assert not (scope / "cells").exists()
+
+
+@ROOT_NEEDED
+def test_locks_and_instances_of_the_machine_are_a_user_s_own(machine, users, as_user):
+    one, two = users
+    hold = 'lock = alongside.Lock("l", scope="machine"); lock.acquire()'
+    as_user(one, hold)
+    as_user(two, hold)
+    with alongside.Lock("l", scope="machine") as lock:
+        assert lock.owner().pid == os.getpid()
+    ask = 'print(alongside.only("app", scope="machine", timeout=0.1).first)'
+    as_user(one, 'instance = alongside.only("app", scope="machine")')
+    assert says(as_user(two, ask, waits=False)) == "True"
 
 
 @ROOT_NEEDED

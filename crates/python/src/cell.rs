@@ -372,8 +372,8 @@ impl Cell {
 
     /// Where the file is.
     #[getter]
-    fn _path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
-        self.core.path().map_err(|error| self.failed(py, error))
+    fn _path(&self, py: Python<'_>) -> PyResult<std::ffi::OsString> {
+        self.core.path().map(Into::into).map_err(|error| self.failed(py, error))
     }
 }
 

@@ -232,8 +232,8 @@ impl Lock {
     }
 
     #[getter]
-    fn _path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
-        Ok(self.core(py)?.path())
+    fn _path(&self, py: Python<'_>) -> PyResult<std::ffi::OsString> {
+        Ok(self.core(py)?.path().into())
     }
 }
 
@@ -302,8 +302,8 @@ impl RwLock {
     }
 
     #[getter]
-    fn _path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
-        Ok(self.core(py)?.path())
+    fn _path(&self, py: Python<'_>) -> PyResult<std::ffi::OsString> {
+        Ok(self.core(py)?.path().into())
     }
 }
 
