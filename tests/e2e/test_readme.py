@@ -28,7 +28,7 @@ def run(directory, text, name):
         (directory / file).write_text(source)
     # Names of other programs of this user shall not get into it.
     directory.chmod(0o700)
-    environment = os.environ | {"XDG_RUNTIME_DIR": str(directory)}
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(directory), "ALONGSIDE_LOGIN": "test"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", name],
         cwd=directory,
