@@ -154,6 +154,29 @@ def test_a_runtime_directory_that_does_not_count_is_found(tmp_path, monkeypatch,
     assert why in found["text"]
 
 
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda path: path.symlink_to("/etc/passwd"),
+        os.mkfifo,
+        Path.mkdir,
+        lambda path: (path.touch(), path.chmod(0o666)),
+    ],
+)
+def test_what_is_in_the_way_of_a_cell_is_found_and_can_be_mended_as_said(scope, plant):
+    with alongside.Cell("state") as cell:
+        path = Path(cell._path)
+    plant(path)
+    with pytest.raises(alongside.Denied):
+        alongside.Cell("state")
+    (found,) = troubles()
+    assert f"{path} is in the way" in found["text"]
+    follow(found["mend"])
+    with alongside.Cell("state") as cell:
+        cell.set(1)
+    assert troubles() == []
+
+
 def test_what_the_killed_have_left_is_no_trouble(owner):
     process = owner("for n in range(3): alongside.publish(f'a/{n}')")
     process.kill()

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 # What a mount of these types says of a lock may be another machine's word, or nobody's.
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph")
 _TRIAL = "alongside/doctor"
-_PARTS = ("names", "lives", "sockets")
+_SHARED = ("gates", "cells", "locks", "rwlocks")
+_PARTS = ("names", "lives", "sockets", *_SHARED)
 
 
 def doctor(options: Namespace) -> int:
@@ -148,6 +149,8 @@ def _rooms(path: Path, scope: Scope) -> Iterator[Finding]:
         yield from _room(path / room, f"scope {scope}", closed=0o077)
         for part in _PARTS:
             yield from _room(path / room / part, f"scope {scope}", closed=0)
+        for part in _SHARED:
+            yield from _shared(path / room / part, f"scope {scope}")
 
 
 def _room(path: Path, subject: str, closed: int) -> Iterator[Finding]:
@@ -166,6 +169,29 @@ def _room(path: Path, subject: str, closed: int) -> Iterator[Finding]:
             f"{path} is passed over: others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
         )
         yield Finding("error", subject, text, f"chmod 700 {quote(str(path))}")
+
+
+def _shared(path: Path, subject: str) -> Iterator[Finding]:
+    """Look at the files of what is shared: whoever opens one that is none of ours is refused."""
+    try:
+        found = sorted(path.iterdir())
+    except OSError:
+        return
+    for each in found:
+        try:
+            facts = each.lstat()
+        except OSError:
+            continue
+        if not stat.S_ISREG(facts.st_mode):
+            fault = "it is no file"
+        elif facts.st_uid != os.geteuid():
+            fault = f"it belongs to user {facts.st_uid}"
+        elif facts.st_mode & 0o077:
+            fault = f"others may open it (mode {stat.S_IMODE(facts.st_mode):04o})"
+        else:
+            continue
+        text = f"{each} is in the way of what is shared under its name: {fault}"
+        yield Finding("error", subject, text, _removal(each))
 
 
 def _content(scope: Scope, subject: str) -> Iterator[Finding]:
