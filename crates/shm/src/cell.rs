@@ -31,14 +31,14 @@ pub const MOST_CELL_BYTES: u64 = 1 << 40;
 
 const MAGIC: [u8; 8] = *b"ALONGSC\x01";
 const NAME: Range<usize> = 32..232;
-/// What is read at once.
-const SLOTS: Range<usize> = 256..CELL_HEAD_BYTES;
-const SLOT_BYTES: usize = 1912;
+/// What is read at once: the cell's number, and the slots. (The models look at small ones.)
+const SLOTS: Range<usize> = 256..256 + 16 + 2 * SLOT_BYTES;
+const SLOT_BYTES: usize = if cfg!(loom) { 48 } else { 1912 };
 const SLOT_HEAD_BYTES: usize = 40;
 /// Values up to this length lie in the slot itself.
 pub const SHORT_VALUE: usize = SLOT_BYTES - SLOT_HEAD_BYTES;
 /// So often a reading is begun again before somebody has to keep writers out.
-const TRIES: usize = 64;
+const TRIES: usize = if cfg!(loom) { 6 } else { 64 };
 
 /// A file, as far as a cell needs one. What it gives may be anything: whoever shares it can write it.
 pub trait Pages {
@@ -105,6 +105,8 @@ pub struct Next {
     pub word_at: usize,
     /// What it was.
     pub seen: u32,
+    /// Whether it can be slept on: a writer that is at it changes it no more.
+    pub is_settled: bool,
 }
 
 /// The word that changes when a slot is written: the lower half of its number.
@@ -339,8 +341,11 @@ impl CellLayout {
                 }
                 Current::Neither => continue,
             };
-            let seen = word_at(snapshot.slot(1 - which), 0) as u32;
-            return Ok((sequence, Next { word_at: word_of(1 - which), seen }));
+            let seen = word_at(snapshot.slot(1 - which), 0);
+            // C3: else somebody is writing it, and what is to change may have changed; or was killed.
+            let is_settled = seen == sequence.saturating_sub(1);
+            let next = Next { word_at: word_of(1 - which), seen: seen as u32, is_settled };
+            return Ok((sequence, next));
         }
         Err(Unread::Torn)
     }
@@ -382,6 +387,9 @@ impl CellLayout {
         Ok(Written { sequence: next, word_at: Some(word_of(slot)) })
     }
 }
+
+#[cfg(all(test, loom))]
+mod models;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

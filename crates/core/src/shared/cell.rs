@@ -36,6 +36,8 @@ use crate::shared::{PATIENCE, signed};
 const FIRST_AT: u64 = 1 << 36;
 /// So often who waits looks without having been woken.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same while somebody writes, or was killed at it.
+const AMID_WRITING: Duration = Duration::from_millis(1);
 /// So often who waits for another one's first value looks whether that one still lives.
 const IS_IT_ALIVE: Duration = Duration::from_millis(5);
 
@@ -430,6 +432,7 @@ fn sleep(words: &Words, next: Next, most: Duration, until: Deadline) -> Result<(
     if until.is_over() {
         return Err(Error::TimedOut);
     }
+    let most = if next.is_settled { most } else { AMID_WRITING };
     match words.wait(next.word_at, next.seen, until.at_most(most).left()) {
         Err(WaitEnd::Interrupted) => Err(Error::Interrupted),
         // The deadline is looked at after one more look at what is waited for.
