@@ -20,6 +20,7 @@ from . import (
     names,
     one_way,
     round_trip,
+    shared,
     sizes,
     start,
     views,
@@ -40,4 +41,5 @@ ALL = {
     "idle": idle,
     "death": death,
     "names": names,
+    "shared": shared,
 }

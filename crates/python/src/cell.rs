@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use alongside_core::shared::cell::{self, Cell as CoreCell, Changes as CoreChanges, Written};
+use alongside_core::shared::cell::{
+    self, Cell as CoreCell, Changes as CoreChanges, Value, Written,
+};
 use alongside_core::shared::{PATIENCE, leave_all};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyValueError;
@@ -101,10 +103,14 @@ impl Cell {
         } else {
             self.core.read().map_err(|error| self.failed(py, error))?
         };
-        let Some(value) = found else { return Ok(None) };
+        found.map(|value| self.meant(py, &value)).transpose()
+    }
+
+    /// What a value means, and its version.
+    fn meant<'py>(&self, py: Python<'py>, value: &Value) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let decoded = decoded(py, value.codec, &value.bytes)?;
         let to = self.to.as_ref().map(|to| to.bind(py));
-        Ok(Some((converted(decoded, to)?, value.sequence)))
+        Ok((converted(decoded, to)?, value.sequence))
     }
 
     fn no_value(&self, py: Python<'_>) -> PyErr {
@@ -336,13 +342,8 @@ impl Cell {
     ) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let until = deadline(timeout)?;
         let newer_than = u64::try_from(newer_than).unwrap_or(0);
-        loop {
-            self.go_through(py, || self.core.wait(newer_than, until))?;
-            // It may be newer still by now, and is never older.
-            if let Some(found) = self.found(py)? {
-                return Ok(found);
-            }
-        }
+        let value = self.go_through(py, || self.core.wait(newer_than, until))?;
+        self.meant(py, &value)
     }
 
     /// The number of the current value; zero if there is none.

@@ -1,5 +1,6 @@
 //! Locks with a name, as Python sees them.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,22 +35,45 @@ struct Opening {
 #[pyclass(name = "Lock", subclass, frozen, weakref, module = "alongside._core")]
 pub(crate) struct Lock {
     opening: Opening,
-    /// Touched only with the interpreter attached, and not across anything that lets it go: so nobody has
-    /// it while this process is forked.
-    core: Mutex<Arc<CoreLock>>,
+    core: CoreLock,
+    /// In a forked child, which has nothing of its parent's: one of its own. Touched only with the
+    /// interpreter attached, and not across anything that lets it go: so nobody has it while this process
+    /// is forked.
+    own: Mutex<Option<Arc<CoreLock>>>,
     abandoned: AtomicBool,
 }
 
-impl Lock {
-    fn core(&self, py: Python<'_>) -> PyResult<Arc<CoreLock>> {
-        let core = Arc::clone(&self.core.lock().unwrap_or_else(PoisonError::into_inner));
-        if core.is_ours() {
-            return Ok(core);
+/// The lock as this process has it.
+enum Current<'a> {
+    Opened(&'a CoreLock),
+    Anew(Arc<CoreLock>),
+}
+
+impl Deref for Current<'_> {
+    type Target = CoreLock;
+
+    #[inline]
+    fn deref(&self) -> &CoreLock {
+        match self {
+            Current::Opened(core) => core,
+            Current::Anew(core) => core,
         }
-        // A forked child has nothing of its parent's, and opens the lock for itself.
-        let new = open(py, &self.opening)?;
-        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
-        Ok(new)
+    }
+}
+
+impl Lock {
+    #[inline]
+    fn core(&self, py: Python<'_>) -> PyResult<Current<'_>> {
+        if self.core.is_ours() {
+            return Ok(Current::Opened(&self.core));
+        }
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(own) = own.filter(|own| own.is_ours()) {
+            return Ok(Current::Anew(own));
+        }
+        let new = Arc::new(open(py, &self.opening)?);
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&new));
+        Ok(Current::Anew(new))
     }
 
     fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
@@ -127,10 +151,10 @@ fn failed(py: Python<'_>, name: &str, error: Error) -> PyErr {
     }
 }
 
-fn open(py: Python<'_>, opening: &Opening) -> PyResult<Arc<CoreLock>> {
+fn open(py: Python<'_>, opening: &Opening) -> PyResult<CoreLock> {
     let scope = scope_of(py, &opening.scope)?;
     let until = Deadline::after(Some(PATIENCE));
-    opened(py, || CoreLock::open(&opening.name, &scope, until)).map(Arc::new)
+    opened(py, || CoreLock::open(&opening.name, &scope, until))
 }
 
 #[pymethods]
@@ -139,8 +163,8 @@ impl Lock {
     #[pyo3(signature = (name, /, *, scope="user"))]
     fn new(py: Python<'_>, name: String, scope: &str) -> PyResult<Lock> {
         let opening = Opening { name, scope: scope.to_owned() };
-        let core = Mutex::new(open(py, &opening)?);
-        Ok(Lock { opening, core, abandoned: AtomicBool::new(false) })
+        let core = open(py, &opening)?;
+        Ok(Lock { opening, core, own: Mutex::new(None), abandoned: AtomicBool::new(false) })
     }
 
     #[getter]
@@ -239,10 +263,10 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if core.is_ours() && core.taker() != 0 {
-            // A lock that is held belongs to the process, not to who has a reference.
-            std::mem::forget(Arc::clone(core));
+        // A lock that is held belongs to the process, not to who has a reference.
+        let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for core in [Some(&self.core), own.as_deref()].into_iter().flatten() {
+            core.keep_if_taken();
         }
     }
 }

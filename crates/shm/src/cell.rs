@@ -216,6 +216,14 @@ impl Snapshot {
         Some(head)
     }
 
+    /// Where the value after the one with this number will be seen, which stands in this slot.
+    fn next(&self, which: usize, sequence: u64) -> Next {
+        let seen = word_at(self.slot(1 - which), 0);
+        // C3: else somebody is writing it, and what is to change may have changed; or was killed.
+        let is_settled = seen == sequence.saturating_sub(1);
+        Next { word_at: word_of(1 - which), seen: seen as u32, is_settled }
+    }
+
     fn is_empty(&self, which: usize) -> bool {
         self.slot(which)[..SLOT_HEAD_BYTES].iter().all(|byte| *byte == 0)
     }
@@ -295,11 +303,28 @@ impl CellLayout {
 
     /// The current value; none if there is none yet. Never waits for a writer.
     pub fn read<P: Pages>(&self, pages: &P) -> Result<Option<Value>, Unread<P::Error>> {
+        Ok(self.look(pages, Some(0))?.0)
+    }
+
+    /// The number of the current value, zero if there is none yet, and where the next one will be seen.
+    /// Never waits for a writer.
+    pub fn sequence<P: Pages>(&self, pages: &P) -> Result<(u64, Next), Unread<P::Error>> {
+        let (_, sequence, next) = self.look(pages, None)?;
+        Ok((sequence, next))
+    }
+
+    /// The current value if its number is higher than this one; the number; and where the next one will be
+    /// seen. Never waits for a writer.
+    pub fn look<P: Pages>(
+        &self,
+        pages: &P,
+        newer_than: Option<u64>,
+    ) -> Result<(Option<Value>, u64, Next), Unread<P::Error>> {
         let mut snapshot = Snapshot::new();
         let mut doubtful = None;
         for _ in 0..TRIES {
             let (which, head) = match self.current(pages, &mut snapshot)? {
-                Current::None => return Ok(None),
+                Current::None => return Ok((None, 0, snapshot.next(1, 0))),
                 Current::Is(which, head) => (which, head),
                 // C4
                 Current::Maybe(which, head) if doubtful == Some(head) => (which, head),
@@ -309,6 +334,10 @@ impl CellLayout {
                 }
                 Current::Neither => continue,
             };
+            let next = snapshot.next(which, head.sequence);
+            if newer_than.is_none_or(|number| head.sequence <= number) {
+                return Ok((None, head.sequence, next));
+            }
             let bytes = if head.is_short() {
                 snapshot.inline(which, &head).to_vec()
             } else {
@@ -320,32 +349,8 @@ impl CellLayout {
                 }
                 bytes
             };
-            return Ok(Some(Value { codec: head.codec, bytes, sequence: head.sequence }));
-        }
-        Err(Unread::Torn)
-    }
-
-    /// The number of the current value, zero if there is none yet, and where the next one will be seen.
-    /// Never waits for a writer.
-    pub fn sequence<P: Pages>(&self, pages: &P) -> Result<(u64, Next), Unread<P::Error>> {
-        let mut snapshot = Snapshot::new();
-        let mut doubtful = None;
-        for _ in 0..TRIES {
-            let (which, sequence) = match self.current(pages, &mut snapshot)? {
-                Current::None => (1, 0),
-                Current::Is(which, head) => (which, head.sequence),
-                Current::Maybe(which, head) if doubtful == Some(head) => (which, head.sequence),
-                Current::Maybe(_, head) => {
-                    doubtful = Some(head);
-                    continue;
-                }
-                Current::Neither => continue,
-            };
-            let seen = word_at(snapshot.slot(1 - which), 0);
-            // C3: else somebody is writing it, and what is to change may have changed; or was killed.
-            let is_settled = seen == sequence.saturating_sub(1);
-            let next = Next { word_at: word_of(1 - which), seen: seen as u32, is_settled };
-            return Ok((sequence, next));
+            let value = Value { codec: head.codec, bytes, sequence: head.sequence };
+            return Ok((Some(value), head.sequence, next));
         }
         Err(Unread::Torn)
     }

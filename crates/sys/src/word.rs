@@ -78,19 +78,25 @@ impl Words {
         }
     }
 
-    /// Adds to a word, and wakes so many of those that wait there.
+    /// Adds to a word, and wakes so many of those that wait there; gives how many did.
     #[inline]
-    pub fn add_and_wake(&self, at: usize, number: u16, most: u32) -> Result<(), Errno> {
+    pub fn add_and_wake(&self, at: usize, number: u16, most: u32) -> Result<usize, Errno> {
         let word = self.word(at)?;
         let never = WakeOpCmp::Lt;
-        futex::wake_op(word, Flags::empty(), most, 0, word, WakeOp::Add, never, number, 0).map(drop)
+        futex::wake_op(word, Flags::empty(), most, 0, word, WakeOp::Add, never, number, 0)
     }
 
     /// Wakes all that wait at a word.
     #[inline]
     pub fn wake_all(&self, at: usize) {
+        self.wake(at, i32::MAX as u32);
+    }
+
+    /// Wakes so many of those that wait at a word.
+    #[inline]
+    pub fn wake(&self, at: usize, most: u32) {
         if let Ok(word) = self.word(at) {
-            let _ = futex::wake(word, Flags::empty(), i32::MAX as u32);
+            let _ = futex::wake(word, Flags::empty(), most);
         }
     }
 }

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-pub use alongside_shm::Written;
-use alongside_shm::{CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, Pages, Unread, Value};
+use alongside_shm::{CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, Pages, Unread};
+pub use alongside_shm::{Value, Written};
 use alongside_sys::file::{self, Hold};
 use alongside_sys::inotify::Inotify;
 use alongside_sys::lock::Timed;
@@ -227,14 +227,7 @@ impl Cell {
     /// The current value, if there is one.
     #[inline]
     pub fn read(&self) -> Result<Option<Value>, Error> {
-        let shared = &*self.opened()?;
-        match shared.layout.read(&shared.held) {
-            Ok(found) => Ok(found),
-            Err(Unread::Torn) => shared.alone(Deadline::after(Some(PATIENCE)), &mut |shared| {
-                shared.layout.read(&shared.held)
-            }),
-            Err(error) => Err(shared.unread(error)),
-        }
+        Ok(self.opened()?.look(Some(0))?.0)
     }
 
     /// The number of the current value; zero if there is none.
@@ -257,23 +250,24 @@ impl Cell {
             return Err(Error::TooLarge { bytes, limit: shared.layout.most });
         }
         let words = shared.words()?;
-        let written = shared.alone(until, &mut |shared| {
-            shared.layout.write(&shared.held, codec, parts, expected)
-        })?;
-        if let Some(word_at) = written.word_at {
-            words.wake_all(word_at);
-        }
-        Ok(written)
+        shared.alone(until, &mut |shared| {
+            let written = shared.layout.write(&shared.held, codec, parts, expected)?;
+            // At once: who is woken needs longer to come than the next writer to be let in.
+            if let Some(word_at) = written.word_at {
+                words.wake_all(word_at);
+            }
+            Ok(written)
+        })
     }
 
     /// Waits until the current value's number is higher than this one; gives it.
-    pub fn wait(&self, newer_than: u64, until: Deadline) -> Result<u64, Error> {
+    pub fn wait(&self, newer_than: u64, until: Deadline) -> Result<Value, Error> {
         let shared = &*self.opened()?;
         let words = shared.words()?;
         loop {
-            let (version, next) = shared.version()?;
-            if version > newer_than {
-                return Ok(version);
+            let (found, _, next) = shared.look(Some(newer_than))?;
+            if let Some(value) = found {
+                return Ok(value);
             }
             sleep(words, next, LOOK_AGAIN, until)?;
         }
@@ -455,10 +449,16 @@ impl Shared {
     }
 
     fn version(&self) -> Result<(u64, Next), Error> {
-        match self.layout.sequence(&self.held) {
-            Ok(version) => Ok(version),
+        let (_, version, next) = self.look(None)?;
+        Ok((version, next))
+    }
+
+    #[inline]
+    fn look(&self, newer_than: Option<u64>) -> Result<(Option<Value>, u64, Next), Error> {
+        match self.layout.look(&self.held, newer_than) {
+            Ok(found) => Ok(found),
             Err(Unread::Torn) => self.alone(Deadline::after(Some(PATIENCE)), &mut |shared| {
-                shared.layout.sequence(&shared.held)
+                shared.layout.look(&shared.held, newer_than)
             }),
             Err(error) => Err(self.unread(error)),
         }

@@ -15,8 +15,8 @@
 //! # Invariants
 //! * **L1** the record is written only by who has the file's lock.
 //! * **L2** the word is odd from before the owner's program goes on until after it has given the lock back.
-//! * **L3** who sleeps has seen the word odd, and sleeps only if it still has that value: so giving back is
-//!   not missed.
+//! * **L3** who sleeps has seen the word, and sleeps only if it still has that value: so giving back is not
+//!   missed.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use alongside_sys::file;
 use alongside_sys::lock::TimedLock;
 use alongside_sys::word::Words;
-use alongside_sys::{Errno, WaitEnd, own_pid, process, random, yield_now};
+use alongside_sys::{Errno, WaitEnd, own_pid, process, random};
 
 use crate::deadline::Deadline;
 use crate::directory::scope::Scope;
@@ -41,8 +41,8 @@ pub(crate) const WORD_AT: usize = 256;
 const RECORD_BYTES: usize = 24;
 const FILE_BYTES: usize = 512;
 const VERSION: u32 = 1;
-/// So often who has just been woken looks at once: who has woken it gives the lock back this moment.
-const AT_ONCE: u32 = 20;
+/// So long it sleeps at most while the lock is being given back, or taken.
+const A_MOMENT: Duration = Duration::from_micros(200);
 /// So long who waits sleeps at most: nobody wakes it if the owner is killed.
 pub(crate) const IS_IT_ALIVE: Duration = Duration::from_millis(4);
 
@@ -202,7 +202,6 @@ impl Lock {
 
     fn acquire_among_processes(&self, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
-        let mut tries = 0;
         loop {
             if file::lock_whole(&shared.held.file).map_err(|errno| shared.held.failed(errno))? {
                 let taken = self.sign();
@@ -215,19 +214,9 @@ impl Lock {
             if until.is_over() {
                 return Err(Error::TimedOut);
             }
-            if !record.is_taken() {
-                // It is being given back, or taken: a moment.
-                tries += 1;
-                if tries < AT_ONCE {
-                    yield_now();
-                } else {
-                    std::thread::sleep(Duration::from_micros(50));
-                }
-                continue;
-            }
-            tries = 0;
-            // L3
-            match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
+            // L3. If it is even, it is being given back, or taken: that takes a moment, and may be told.
+            let most = if record.is_taken() { IS_IT_ALIVE } else { A_MOMENT };
+            match shared.words.wait(WORD_AT, record.word, until.at_most(most).left()) {
                 Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
                 Ok(()) | Err(WaitEnd::TimedOut) => {}
             }
@@ -271,9 +260,11 @@ impl Lock {
         self.shared.held.wanted.name.as_str()
     }
 
-    /// Keeps it taken though nobody has this handle any more: it is the process's.
-    pub fn keep(self) {
-        std::mem::forget(self.shared);
+    /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
+    pub fn keep_if_taken(&self) {
+        if self.is_ours() && self.taker() != 0 {
+            std::mem::forget(Arc::clone(&self.shared));
+        }
     }
 
     /// Its file.
@@ -283,12 +274,17 @@ impl Lock {
 }
 
 impl Shared {
-    /// Wakes who is next, and gives the file's lock back: who is woken needs longer to come than that.
+    /// Wakes who is next, and gives the file's lock back. Who is woken on another processor needs longer to
+    /// come than that; on this one it may come at once, finds the file locked, and is woken once more.
     #[inline]
     fn give_back(&self) -> Result<(), Errno> {
         self.taker.store(0, Ordering::Relaxed);
         let woken = self.words.add_and_wake(WORD_AT, 1, 1);
-        woken.and(file::unlock_whole(&self.held.file))
+        file::unlock_whole(&self.held.file)?;
+        if woken? > 0 {
+            self.words.wake(WORD_AT, 1);
+        }
+        Ok(())
     }
 
     #[inline]
