@@ -10,6 +10,9 @@ and in editor.py:
     for message in session: ...
 """
 
+import atexit as _atexit
+
+from . import _core
 from ._core import Change, Entry, Peer, Statistics
 from ._errors import (
     AlongsideError,
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from ._whichever import astart_or_connect, start_or_connect
 
 __version__ = "0.1.0"
+
+# What is registered first runs last: what a program does at its end may use what it holds.
+_atexit.register(_core.leave_shared)
 
 __all__ = [
     "DEVNULL",

@@ -5,7 +5,6 @@ Loads when a program first opens a cell.
 
 from __future__ import annotations
 
-import atexit
 import threading
 from typing import Any
 
@@ -125,7 +124,6 @@ class Cell(_core.Cell["_T"]):
     ) -> None:
         # What it was made from is `__new__`'s business.
         del scope, max_size, type, _make
-        leave_at_exit()
         if allow:
             from ._distant import Service
 
@@ -154,13 +152,14 @@ class Cell(_core.Cell["_T"]):
             if found is not _MISSING:
                 return found
             self._enter_factory()
-            if not self._make_first(timeout):
+            first = self._make_first(timeout)
+            if first is None:
                 continue
             try:
                 with _Making(self):
                     self.compare_and_set(factory(), version=0)
             finally:
-                self._leave_first()
+                first.release()
 
     async def aget_or_set(
         self,
@@ -177,21 +176,23 @@ class Cell(_core.Cell["_T"]):
             found = self.get(_MISSING)
             if found is not _MISSING:
                 return found
+            self._enter_factory()
             try:
-                is_ours = self._make_first(0)
+                first = self._make_first(0)
             except TimedOut:
                 if not await _tasks.pause(_LOOK_AGAIN_S, until):
                     raise
                 continue
-            if not is_ours:
+            if first is None:
                 continue
             try:
-                made: Any = factory()
-                if hasattr(made, "__await__"):
-                    made = await made
+                with _Making(self):
+                    made: Any = factory()
+                    if hasattr(made, "__await__"):
+                        made = await made
                 self.compare_and_set(made, version=0)
             finally:
-                self._leave_first()
+                first.release()
 
     def update(self, change: Callable[[_T], _T], /) -> _T:
         """Put in the value's place what `change(value)` gives, and give that.
@@ -284,7 +285,7 @@ class Cell(_core.Cell["_T"]):
         raise TypeError(msg)
 
     def _enter_factory(self) -> None:
-        if (threading.get_ident(), self._path) in _made:
+        if (_who(), self._path) in _made:
             msg = f"the factory of {self!r} asks for that cell, and would wait for itself"
             raise RuntimeError(msg)
 
@@ -292,11 +293,18 @@ class Cell(_core.Cell["_T"]):
 Cell.__module__ = "alongside"
 
 
+def _who() -> int:
+    """Give what stands for the task, or else for the thread, that runs here."""
+    from ._locks import this_task
+
+    return this_task() or threading.get_ident()
+
+
 class _Making:
     """Says that this thread makes a cell's first value."""
 
     def __init__(self, cell: Cell[Any]) -> None:
-        self._key = (threading.get_ident(), cell._path)
+        self._key = (_who(), cell._path)
 
     def __enter__(self) -> None:
         _made.add(self._key)
@@ -326,14 +334,3 @@ class _News:
             return NOTHING
         value, self._version = self._cell.read()
         return value
-
-
-def leave_at_exit() -> None:
-    """Have this program let go of all in order when it ends."""
-    # After what the program itself has registered since, which may use it: so it comes before that.
-    if not _is_registered:
-        _is_registered.append(True)
-        atexit.register(_core.leave_shared)
-
-
-_is_registered: list[bool] = []

@@ -2,9 +2,9 @@
 
 Loads when a program first asks whether it is the only one.
 
-What the two say to each other is plain data: the later one sends `{"argv": …, "cwd": …, "env": …}`,
-and gets `{"taken": true}`, or `{"raised": [kind, text, traceback]}`, when the first one's handler
-has ended.
+What the later one says is plain data: `{"id": …, "argv": …, "cwd": …, "env": …}`. It is told how
+the first one's handler ended by a report (codec 5), among which the two may talk. If the session
+ends before that, it asks again: the first one knows by the id what its handler has had already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from ._directory import Until, connect, text
-from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut
+from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
 from ._locks import Lock
 from ._session import limit
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("alongside")
 # What the names of locks and registrations begin with that belong to the one instance.
 _PREFIX = ".only/"
+# So many visits are known again.
+_REMEMBERED = 10_000
 # How soon to look again for who was first and cannot be reached: it has just begun, or just ended.
 _LOOK_AGAIN_S = 0.001
 
@@ -94,6 +96,8 @@ class Instance:
         # Who has come and waits until there is a handler.
         self._waiting: list[Session] = []
         self._changing = threading.Lock()
+        # The visits that a handler has had, the last of them.
+        self._had: dict[str, None] = {}
 
     def on_other(self, callback: _OnOther | None, /, *, on: Loop | None = None) -> None:
         """Call `callback(visit)` for each later instance; its `only` returns when that has ended.
@@ -129,7 +133,7 @@ class Instance:
                 self._waiting.append(session)
                 return
         try:
-            session.on_message(_Reception(session, handler), on=loop)
+            session.on_message(_Reception(session, handler, self._had), on=loop)
             # Something has the session until the other side ends it, if not the program.
             session.on_close(_let_go, on=loop)
         except SessionEnded:
@@ -191,7 +195,8 @@ class Instance:
             return False
         try:
             session.send(visit, timeout=until.left())
-            answer = session.receive(timeout=until.left())
+            # What the handler says to this program meanwhile is kept for it.
+            (report,) = session._receive_report(until.left(), keep=True)
         except SessionEnded:
             session.close(timeout=0)
             return False
@@ -199,9 +204,9 @@ class Instance:
             session.close(timeout=0)
             raise
         self.session = session
-        if "raised" in answer:
+        if report is not None:
             session.close(timeout=0)
-            kind, words, where = answer["raised"]
+            kind, words, where = report
             msg = f'the handler of the first instance of "{self.name}" raised {kind}: {words}'
             raise RemoteError(msg, kind=kind, traceback=where)
         return True
@@ -217,9 +222,10 @@ def _let_go(_: object) -> None:
 class _Reception:
     """Takes the first message of a later instance: its visit."""
 
-    def __init__(self, session: Session, handler: _OnOther) -> None:
+    def __init__(self, session: Session, handler: _OnOther, had: dict[str, None]) -> None:
         self._session = session
         self._handler = handler
+        self._had = had
 
     def __repr__(self) -> str:
         return repr(self._handler)
@@ -229,6 +235,13 @@ class _Reception:
         # What else it says is for the program, which may ask for it now.
         session.on_message(None)
         try:
+            if data["id"] in self._had:
+                # Its session ended before it was told, and it asks once more.
+                self._tell(None)
+                return None
+            self._had[data["id"]] = None
+            if len(self._had) > _REMEMBERED:
+                del self._had[next(iter(self._had))]
             visit = Visit(data["argv"], data["cwd"], data["env"], session, session.peer)
             result: Any = self._handler(visit)
         except BaseException as error:
@@ -250,10 +263,9 @@ class _Reception:
     def _tell(self, error: BaseException | None) -> None:
         from ._publish import told
 
-        answer = {"taken": True} if error is None else {"raised": list(told(error))}
         try:
-            self._session.send(answer, timeout=0)
-        except (SessionEnded, TimedOut):
+            self._session._send_report(None if error is None else told(error))
+        except (SessionEnded, WouldBlock, TimedOut):
             _log.info("a later instance has not waited, in %r", self._session)
 
 
@@ -298,9 +310,12 @@ def only(
         True
     """
     instance = Instance(text(name))
-    words = list(sys.argv if argv is None else argv)
+    words = _words(argv)
+    if isinstance(env, str):
+        msg = f"env is one text, {env!r}, and takes several\nenv=[{env!r}]"
+        raise TypeError(msg)
     wanted = {key: os.environ[key] for key in env if key in os.environ}
-    visit = {"argv": words, "cwd": os.getcwd(), "env": wanted}
+    visit = {"id": os.urandom(16).hex(), "argv": words, "cwd": os.getcwd(), "env": wanted}
     until = Until(limit(timeout))
     while not instance._try_first(scope):
         try:
@@ -314,6 +329,14 @@ def only(
         time.sleep(_LOOK_AGAIN_S)
     _open.add(instance)
     return instance
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    words: list[Any] = list(sys.argv if argv is None else argv)
+    if isinstance(argv, str) or not all(isinstance(word, str) for word in words):
+        msg = f"argv is {argv!r}, expected a list of texts"
+        raise TypeError(msg)
+    return words
 
 
 async def aonly(

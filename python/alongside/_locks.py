@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 
 from . import _core
-from ._cells import leave_at_exit
 from ._errors import TimedOut
 
 TYPE_CHECKING = False
@@ -67,7 +66,6 @@ class Lock(_core.Lock):
     def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
         # What it was made from is `__new__`'s business.
         del scope
-        leave_at_exit()
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -111,21 +109,28 @@ class Lock(_core.Lock):
 Lock.__module__ = "alongside"
 
 
+def this_task() -> int:
+    """Give what stands for the task that runs here; 0 where neither asyncio nor trio runs."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return id(trio.lowlevel.current_task())
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return 0
+    return id(asyncio.current_task())
+
+
 def _this_task() -> int:
     """Give what stands for the task that runs here.
 
     Raises:
         RuntimeError: neither asyncio nor trio runs.
     """
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return id(trio.lowlevel.current_task())
-    asyncio = sys.modules.get("asyncio")
-    task = None if asyncio is None else asyncio.current_task()
-    if task is None:
+    task = this_task()
+    if not task:
         msg = "this has to be awaited in asyncio or trio, and neither runs here"
         raise RuntimeError(msg)
-    return id(task)
+    return task
 
 
 class RWLock(_core.RWLock):
@@ -144,7 +149,6 @@ class RWLock(_core.RWLock):
     def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
         # What it was made from is `__new__`'s business.
         del scope
-        leave_at_exit()
 
     def reading(self, *, timeout: float | None = None) -> Hold:
         """Give what is held while one reads: `with lock.reading():`, or `async with`.

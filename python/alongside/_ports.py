@@ -6,6 +6,7 @@ Loads when a program first asks for one.
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from typing import Any, cast
@@ -97,6 +98,12 @@ def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bo
     return True
 
 
+# A port belongs to the process, whoever has a reference to it.
+_open: set[SharedPort] = set()
+# The most milliseconds that poll(2) takes.
+_MOST_MS = (1 << 31) - 1
+
+
 class SharedPort:
     """The number of a port under a name, as long as the program lives that listens there.
 
@@ -116,8 +123,14 @@ class SharedPort:
         self._host = host
         self._listens = listens
         self._cell: Cell[Any] = Cell(_PREFIX + name, scope=scope, max_size=_MOST_BYTES)
-        self._lock = Lock(_PREFIX + name, scope=scope)
+        try:
+            self._lock = Lock(_PREFIX + name, scope=scope)
+        except BaseException:
+            self._cell.close()
+            raise
         self._callback: OnChange | None = None
+        self._pid = os.getpid()
+        _open.add(self)
 
     @property
     def number(self) -> int | None:
@@ -154,14 +167,15 @@ class SharedPort:
             number, pid = self._state()
             if number is not None:
                 return number
-            changes.follow(pid)
-            self._wait(changes, until.left())
+            if changes.follow(pid):
+                self._wait(changes, until.left())
             changes.take()
 
     def _wait(self, changes: _core.Changes, left: float | None) -> None:
         poller = select.poll()
         poller.register(changes.fileno(), select.POLLIN)
-        if not poller.poll(None if left is None else left * 1000) and left is not None:
+        most = None if left is None else min(left * 1000, _MOST_MS)
+        if not poller.poll(most) and most != _MOST_MS and left is not None:
             raise self._nobody()
 
     def _nobody(self) -> TimedOut:
@@ -176,8 +190,7 @@ class SharedPort:
             number, pid = self._state()
             if number is not None:
                 return number
-            changes.follow(pid)
-            if not await _tasks.readable(changes.fileno(), until):
+            if changes.follow(pid) and not await _tasks.readable(changes.fileno(), until):
                 raise self._nobody()
             changes.take()
 
@@ -209,13 +222,16 @@ class SharedPort:
         """Listen, unless another does."""
         if not self._lock._try_acquire_for(id(self)):
             return
+        made: socket.socket | None = None
         try:
             made = self._socket(self._said())
+            self._cell.set({"number": made.getsockname()[1], "by": self._lock._mark()})
         except BaseException:
+            if made is not None:
+                made.close()
             self._lock._release_for(id(self))
             raise
         self.socket, self.mine = made, True
-        self._cell.set({"number": made.getsockname()[1], "by": self._lock._mark()})
 
     def _socket(self, said: dict[str, Any]) -> socket.socket:
         """Give one that listens, at the port that was the last one's if it can be had."""
@@ -230,15 +246,26 @@ class SharedPort:
 
     def close(self) -> None:
         """Listen no longer, and let go of the name. A second time does nothing."""
+        _open.discard(self)
         self.on_change(None)
-        if self.mine:
-            self.mine = False
-            if self.socket is not None:
-                self.socket.close()
-            # All are told: the number stays for who is next, and is nobody's.
-            self._cell.set({**self._said(), "by": None})
-            self._lock._release_for(id(self))
+        is_mine, self.mine = self.mine and self._pid == os.getpid(), False
+        if is_mine:
+            try:
+                self._end_listening()
+            finally:
+                self._cell.close()
+            return
         self._cell.close()
+
+    def _end_listening(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+        try:
+            said, version = self._cell.read()
+        finally:
+            self._lock._release_for(id(self))
+        # All are told, unless somebody listens already: the number stays for who is next.
+        self._cell.compare_and_set({**said, "by": None}, version=version)
 
     def __enter__(self) -> Self:
         return self
@@ -272,11 +299,10 @@ class _News:
 
         self._changes.take()
         number, pid = self._port._state()
-        if pid != self._followed:
-            self._followed = pid
-            self._changes.follow(pid)
+        while pid != self._followed:
+            self._followed = pid if self._changes.follow(pid) else None
             # It may have ended before it was followed.
-            number, _ = self._port._state()
+            number, pid = self._port._state()
         if number == self._told:
             return NOTHING
         self._told = number

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _PREFIX = ".start/"
 # How a start has failed, encoded: the reason, and the end of what the program said.
 _MOST_BYTES = 256 << 10
+# The most milliseconds that poll(2) takes.
+_MOST_MS = (1 << 31) - 1
 # Programs that were started here, until they have ended and are reaped.
 _started: list[_Program] = []
 
@@ -155,10 +157,12 @@ def _start_once(
                     raise _failed(words, *failures.get())
                 program = _Program(name, words, detached=detached)
                 try:
-                    program.wait_for(name, scope, until)
+                    session = program.connect(name, scope, until)
                 except StartFailed as error:
                     failures.set([error.exit_status, error.stderr])
                     raise
+                if session is not None:
+                    return session
         finally:
             lock._release_for(id(task))
 
@@ -204,26 +208,40 @@ class _Program:
         self.exit_status: int | None = None
         _started.append(self)
 
-    def wait_for(self, name: str, scope: Scope, until: Until) -> None:
-        """Wait until the name is published.
+    def connect(self, name: str, scope: Scope, until: Until) -> Session | None:
+        """Give a session with it once it has published the name; None if that was somebody else's.
 
         Raises:
             StartFailed: the program has ended. TimedOut: the deadline; it is ended then.
         """
+        is_done = False
+        try:
+            self._wait_for(name, scope, until)
+            session = _running(name, scope, until)
+            is_done = True
+            if session is not None or not self.reap():
+                return session
+            # It has published its name, and ended at once.
+            error = _failed(self._words, self.exit_status, self._stderr())
+        finally:
+            if not is_done:
+                # Ctrl-C, say: nobody waits for it any more, and the next one starts another.
+                self._end()
+            os.close(self._said)
+        raise error
+
+    def _wait_for(self, name: str, scope: Scope, until: Until) -> None:
         from ._watch import watch
 
-        try:
-            with watch(name, scope=scope) as names:
-                while not _is_callable(name, scope):
-                    if not self._wait(names, until):
-                        self._end()
-                        msg = (
-                            f'"{" ".join(self._words)}" has not published the name {name!r} '
-                            "before the deadline, and was ended"
-                        )
-                        raise TimedOut(msg)
-        finally:
-            os.close(self._said)
+        with watch(name, scope=scope) as names:
+            while not _is_callable(name, scope):
+                if not self._wait(names, until):
+                    self._end()
+                    msg = (
+                        f'"{" ".join(self._words)}" has not published the name {name!r} before '
+                        "the deadline, and was ended"
+                    )
+                    raise TimedOut(msg)
 
     def _wait(self, names: Watch, until: Until) -> bool:
         """Wait for something to happen; False if the deadline comes first."""
@@ -232,17 +250,18 @@ class _Program:
         if not self._is_over:
             poller.register(self._handle, select.POLLIN)
         left = until.left()
-        ready = [fd for fd, _ in poller.poll(None if left is None else left * 1000)]
+        most = None if left is None else min(left * 1000, _MOST_MS)
+        ready = [fd for fd, _ in poller.poll(most)]
         while names._take() is not None:
             pass
         if self._handle in ready:
             self._ended()
-        return bool(ready)
+        return bool(ready) or most == _MOST_MS
 
     def _ended(self) -> None:
         """Take note of the end; who has left another program behind, as a shell does, is none."""
         self.reap()
-        if self.exit_status == 0 and self._detached and _has_session(self.pid):
+        if not self.exit_status and self._detached and _has_session(self.pid):
             return
         raise _failed(self._words, self.exit_status, self._stderr())
 

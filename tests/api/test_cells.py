@@ -185,11 +185,13 @@ def test_holders_are_told_and_gone_when_they_are(cell, puppet, how):
 
 def test_a_program_that_ends_leaves_nothing(puppet, scope):
     other = puppet()
-    other.run("alongside.Cell('a').set(1); lock = alongside.Lock('l'); lock.acquire()")
+    other.run("alongside.Cell('a').set(1); lock = alongside.Lock('l')")
+    other.run("with lock, alongside.RWLock('l').reading(): pass")
     assert len(files(scope)) == 1
     other.end()
     assert files(scope) == []
     assert list((scope / "locks").iterdir()) == []
+    assert list((scope / "rwlocks").iterdir()) == []
 
 
 def test_a_handle_that_nobody_has_still_holds(puppet):
@@ -374,10 +376,10 @@ def test_who_waits_goes_on_when_a_factory_raises(cell, puppet):
 
 def _may_make(cell):
     try:
-        cell._make_first(0)
+        first = cell._make_first(0)
     except alongside.TimedOut:
         return False
-    cell._leave_first()
+    first.release()
     return True
 
 
@@ -559,6 +561,97 @@ def test_tasks_make_one_value(cell):
         assert await cell.aget_or_set(lambda: 7) == 1
 
     asyncio.run(main())
+
+
+def test_who_waits_is_told_of_the_end(cell, puppet):
+    for end in ("cell.close()", "os.unlink(cell._path)"):
+        other = puppet()
+        other.run("cell = alongside.Cell('w')")
+        other.run("""
+            errors = []
+            def wait():
+                try:
+                    cell.wait(0)
+                except Exception as error:
+                    errors.append(type(error).__name__)
+            thread = threading.Thread(target=wait)
+            thread.start()
+            """)
+        wait_until(lambda other=other: other("len(os.listdir('/proc/self/task'))") == 2)
+        other.run(f"{end}; thread.join()")
+        assert other("errors")[0] in {"ValueError", "ScopeLost"}
+        other.kill()
+
+
+def test_tasks_that_wait_are_told_of_the_end(cell):
+    async def main():
+        waiter = asyncio.create_task(cell.achanged(5))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(cell.close)
+        with pytest.raises(ValueError, match="closed"):
+            await waiter
+
+    asyncio.run(main())
+
+
+def test_a_handle_closed_amid_a_factory_holds_nobody_up(cell, puppet):
+    other = puppet()
+    other.run("cell, kept = alongside.Cell('a/b'), alongside.Cell('a/b')")
+    with pytest.raises(ValueError, match="closed"):
+        other("cell.get_or_set(lambda: cell.close())")
+    assert cell.get_or_set(lambda: "ours") == "ours"
+
+
+def test_who_locks_all_of_the_file_is_no_holder(cell):
+    import fcntl
+
+    with open(cell._path) as file:
+        fcntl.flock(file, fcntl.LOCK_UN)
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        assert [peer.pid for peer in cell.holders()] == [os.getpid()]
+
+
+def test_a_value_of_more_than_there_is_is_no_crash(scope):
+    import struct
+
+    with Cell("big", max_size=1 << 40) as cell:
+        cell.set(b"x" * 5000)
+        with open(cell._path, "r+b") as file:
+            file.seek(272)
+            head = list(struct.unpack("<5Q", file.read(40)))
+            head[1] = 1 << 39
+            total = 0x9E3779B97F4A7C15
+            for word in head[:4]:
+                product = (total ^ word) * 0xA0761D6478BD642F
+                turned = (total << 23 | total >> 41) & (1 << 64) - 1
+                total = (product & (1 << 64) - 1) ^ (product >> 64) ^ turned
+            file.seek(272)
+            file.write(struct.pack("<5Q", *head[:4], total))
+        with pytest.raises(alongside.Corrupt, match="cut short"):
+            cell.get()
+
+
+def test_a_child_that_was_forked_amid_opening_opens_too():
+    """Whatever locks other threads had then."""
+    is_over = threading.Event()
+
+    def open_and_close():
+        while not is_over.is_set():
+            with Cell("busy"):
+                pass
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        pid = os.fork()
+        if pid == 0:
+            with Cell("busy"):
+                os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    is_over.set()
+    for thread in threads:
+        thread.join()
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------

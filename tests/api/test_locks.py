@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import alongside
@@ -108,13 +110,63 @@ def test_a_death_is_told_though_nobody_had_the_lock_open(puppet, scope):
     assert list((scope / "locks").iterdir()) == []
 
 
-def test_an_end_in_order_abandons_nothing(puppet):
+def test_who_ends_without_giving_it_back_has_abandoned_it(puppet):
     other = puppet()
     other.run("lock = alongside.Lock('a/b'); lock.acquire()")
     other.end()
     lock = Lock("a/b")
     with lock:
-        assert not lock.abandoned
+        assert lock.abandoned
+
+
+def test_a_lock_is_held_to_the_very_end(scope):
+    """What a program does at its end is still excluded from what others do."""
+    code = """
+import atexit, subprocess, sys
+ask = "import alongside; print(alongside.Lock('a/b').try_acquire())"
+@atexit.register
+def at_the_end():
+    print(subprocess.check_output([sys.executable, "-c", ask]).decode(), flush=True)
+import alongside
+lock = alongside.Lock("a/b")
+lock.acquire()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n\n"
+    assert done.stderr == b""
+
+
+def test_a_file_that_was_removed_is_noticed(lock, scope):
+    (path,) = (scope / "locks").iterdir()
+    path.unlink()
+    with pytest.raises(alongside.ScopeLost, match="removed by somebody"):
+        while True:
+            with lock:
+                pass
+    with Lock("a/b"):
+        pass
+    rwlock = RWLock("a/b")
+    (path,) = (scope / "rwlocks").iterdir()
+    path.unlink()
+    with pytest.raises(alongside.ScopeLost), rwlock.writing():
+        pass
+
+
+def test_what_has_a_descriptor_s_number_later_is_left_alone(puppet, tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious" * 100)
+    other = puppet()
+    other.run(f"""
+        locks = [alongside.Lock('l'), alongside.RWLock('r'), alongside.Cell('c')]
+        locks[2].set(1)
+        kept = {{said.fileno(), told.fileno()}}
+        [os.close(fd) for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and fd not in kept
+         and os.path.exists(f"/proc/self/fd/{{fd}}")]
+        files = [open({str(tmp_path / "precious")!r}, "r+b") for _ in range(40)]
+    """)
+    for use in ("locks[0].acquire()", "locks[1].writing().__enter__()", "locks[2].set(2)"):
+        with pytest.raises(alongside.HandleLost):
+            other(use)
+    assert (tmp_path / "precious").read_bytes() == b"precious" * 100
 
 
 def test_a_lock_that_is_held_belongs_to_the_process(puppet):

@@ -67,6 +67,35 @@ def test_who_comes_before_there_is_a_handler_waits(first, puppet):
     assert visits[0].argv == ["early"]
 
 
+def test_what_the_handler_says_meanwhile_is_kept(first, puppet):
+    def welcome(visit):
+        visit.session.send({"raised": 7})
+        visit.session.send("second")
+
+    first.on_other(welcome)
+    other = puppet()
+    other.run("instance = alongside.only('app')")
+    assert other("[instance.session.receive() for _ in range(2)]") == [{"raised": 7}, "second"]
+
+
+def test_a_handler_that_closes_the_session_is_called_once(first, puppet):
+    visits = []
+
+    def close(visit):
+        visits.append(visit)
+        visit.session.close()
+
+    first.on_other(close)
+    assert not puppet()("alongside.only('app').first")
+    assert len(visits) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"argv": "abc"}, {"argv": [1]}, {"env": "HOME"}])
+def test_what_is_no_command_line_is_refused(wrong):
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        only("other", **wrong)
+
+
 def test_a_handler_s_error_is_told(first, puppet):
     def refuse(visit):
         msg = f"no {visit.argv[0]}"

@@ -171,6 +171,21 @@ def test_changes_are_told_on_a_loop_of_ones_own(share, puppet):
     assert seen == [seen[0], None] * 3
 
 
+def test_a_port_belongs_to_the_process(puppet):
+    other = puppet()
+    other.run("number = alongside.shared_port('p', listen=True, scope='user').number")
+    assert reaches(other("number"))
+
+
+def test_a_port_that_cannot_be_told_is_free_all_the_same(share, puppet, scope):
+    other = puppet()
+    other.run(PORT.format(True))
+    other.run("os.truncate(port._cell._path, 0)")
+    with pytest.raises(alongside.Corrupt):
+        other.run("port.close()")
+    assert other("port._lock.owner()") is None
+
+
 def test_tasks_wait_for_a_number(share, puppet):
     learner, other = share(listen=False), puppet()
 

@@ -106,6 +106,18 @@ def test_all_that_wait_are_told_why_it_failed(puppet, tmp_path):
     assert len(count.read_text().split()) < len(others)
 
 
+def test_one_that_ends_as_soon_as_it_has_published_is_not_started_for_ever(tmp_path):
+    code = f"""
+import alongside, os
+open({str(tmp_path / "count")!r}, "a").write("x")
+alongside.publish("controller", print)
+os._exit(3)
+"""
+    with pytest.raises(alongside.StartFailed):
+        start_or_connect("controller", [sys.executable, "-c", code], timeout=60)
+    assert len((tmp_path / "count").read_text()) <= 3
+
+
 def test_a_traceback_is_told():
     command = [sys.executable, "-c", "import alongside; 1 / 0"]
     with pytest.raises(alongside.StartFailed, match="ZeroDivisionError") as caught:

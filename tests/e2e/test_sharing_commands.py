@@ -211,11 +211,26 @@ def test_readers_share_and_writers_do_not(line):
 
 
 def test_what_cannot_be_run_is_said():
-    assert "No such file" in fails(1, "lock", "l", "--", "/there/is/none")
+    assert "No such file" in fails(127, "lock", "l", "--", "/there/is/none")
+    assert "denied" in fails(126, "lock", "l", "--", "/etc/passwd")
     for command in ("lock", "only"):
         assert f"alongside {command} NAME -- COMMAND" in fails(2, command, "x")
     done = run("lock", "l", "--", "echo", "--", "-x")
     assert done.stdout == b"-- -x\n"
+
+
+def test_what_nohup_ignores_the_command_ignores_too(line):
+    process, _ = line(
+        "lock",
+        "l",
+        "--",
+        *STAY,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    (child,) = _children(process.pid)
+    with open(f"/proc/{child}/status") as status:
+        (ignored,) = [row.split()[1] for row in status if row.startswith("SigIgn:")]
+    assert int(ignored, 16) & 1 << signal.SIGHUP - 1
 
 
 # ---- only ----------------------------------------------------------------------------------------

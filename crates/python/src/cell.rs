@@ -1,6 +1,7 @@
 //! Cells, as Python sees them: values in and out. `alongside.Cell` adds what is plain Python.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Mutex, PoisonError};
 
 use alongside_core::shared::cell::{
     self, Cell as CoreCell, Changes as CoreChanges, Value, Written,
@@ -98,10 +99,10 @@ impl Cell {
 
     fn found<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>, u64)>> {
         let most = self.core.most().map_err(|error| self.failed(py, error))?;
-        let found = if most > LONG_COPY as u64 {
-            self.go_through(py, || self.core.read())?
-        } else {
-            self.core.read().map_err(|error| self.failed(py, error))?
+        // At once, if that is short and nobody is in the way.
+        let found = match if most > LONG_COPY as u64 { None } else { Some(self.core.read()) } {
+            None | Some(Err(Error::Interrupted)) => self.go_through(py, || self.core.read())?,
+            Some(found) => found.map_err(|error| self.failed(py, error))?,
         };
         found.map(|value| self.meant(py, &value)).transpose()
     }
@@ -348,17 +349,17 @@ impl Cell {
 
     /// The number of the current value; zero if there is none.
     fn _version(&self, py: Python<'_>) -> PyResult<u64> {
-        self.core.version().map_err(|error| self.failed(py, error))
+        match self.core.version() {
+            Err(Error::Interrupted) => self.go_through(py, || self.core.version()),
+            version => version.map_err(|error| self.failed(py, error)),
+        }
     }
 
-    /// Waits until there is a value, or until this program is to make it; then `_leave_first` has to follow.
-    fn _make_first(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+    /// Waits until there is a value, which gives None, or until this program is to make it.
+    fn _make_first(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<First>> {
         let until = deadline(timeout)?;
-        self.go_through(py, || self.core.make_first(until))
-    }
-
-    fn _leave_first(&self, py: Python<'_>) {
-        py.detach(|| self.core.leave_first());
+        let first = self.go_through(py, || self.core.make_first(until))?;
+        Ok(first.map(|first| First { core: Mutex::new(Some(first)) }))
     }
 
     /// Give the processes that hold it, this one among them.
@@ -375,6 +376,20 @@ impl Cell {
     #[getter]
     fn _path(&self, py: Python<'_>) -> PyResult<std::ffi::OsString> {
         self.core.path().map(Into::into).map_err(|error| self.failed(py, error))
+    }
+}
+
+/// The right to make a cell's first value, until it is released.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct First {
+    core: Mutex<Option<cell::First>>,
+}
+
+#[pymethods]
+impl First {
+    fn release(&self, py: Python<'_>) {
+        let first = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(first));
     }
 }
 
@@ -397,9 +412,9 @@ impl Changes {
         self.core.take().map_err(|error| to_python(py, error, None))
     }
 
-    /// Tells when this process has ended, too.
+    /// Tells when this process has ended, too; gives whether it is there.
     #[pyo3(signature = (pid, /))]
-    fn follow(&self, py: Python<'_>, pid: Option<u32>) -> PyResult<()> {
+    fn follow(&self, py: Python<'_>, pid: Option<u32>) -> PyResult<bool> {
         self.core.follow(pid).map_err(|error| to_python(py, error, None))
     }
 

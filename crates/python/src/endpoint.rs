@@ -672,18 +672,30 @@ impl Endpoint {
         }
     }
 
-    /// How the handling of a message ended, in a tuple, waiting for that; what else arrives is dropped.
+    /// How the handling of a message ended, in a tuple, waiting for that; what else arrives is dropped, or
+    /// kept for those who receive later.
+    #[pyo3(signature = (timeout, keep=false))]
     fn _receive_report<'py>(
         &self,
         py: Python<'py>,
         timeout: Option<f64>,
+        keep: bool,
     ) -> PyResult<(Bound<'py, PyAny>,)> {
         let until = deadline(timeout)?;
-        loop {
-            if let Some(report) = self.report(py, self.next(py, until)?)? {
-                return Ok((report,));
+        let mut others = Vec::new();
+        let found = loop {
+            match self.next(py, until) {
+                Ok(message) if keep && message.codec != REPORT => others.push(message),
+                Ok(message) => match self.report(py, message) {
+                    Ok(None) => {}
+                    Ok(Some(report)) => break Ok((report,)),
+                    Err(error) => break Err(error),
+                },
+                Err(error) => break Err(error),
             }
-        }
+        };
+        py.detach(|| others.into_iter().rev().for_each(|message| self.core.put_back(message)));
+        found
     }
 
     /// The same if it has arrived already; else None.

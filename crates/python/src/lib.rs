@@ -38,6 +38,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<start::Canceller>()?;
     module.add_class::<cell::Cell>()?;
     module.add_class::<cell::Changes>()?;
+    module.add_class::<cell::First>()?;
     module.add_class::<lock::Lock>()?;
     module.add_class::<lock::RwLock>()?;
     module.add_class::<lock::RwHold>()?;

@@ -135,13 +135,9 @@ fn misused(text: &str) -> PyErr {
 
 fn failed(py: Python<'_>, name: &str, error: Error) -> PyErr {
     match error {
-        Error::TimedOut => raise(
-            py,
-            "TimedOut",
-            &format!(
-                "the lock {name:?} was not free before the deadline\nits owner() says who has it"
-            ),
-        ),
+        Error::TimedOut => {
+            raise(py, "TimedOut", &format!("the lock {name:?} was not free before the deadline"))
+        }
         Error::HandleLost(_) => raise(
             py,
             "HandleLost",

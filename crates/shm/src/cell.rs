@@ -45,6 +45,9 @@ pub trait Pages {
     /// What can go wrong with it.
     type Error;
 
+    /// Whether so many bytes are there.
+    fn check(&self, at: u64, bytes: u64) -> Result<(), Self::Error>;
+
     /// Reads all of this.
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Self::Error>;
 
@@ -61,6 +64,8 @@ pub enum Unread<E> {
     Torn,
     /// The file is another one by now.
     Foreign,
+    /// There is no memory for a value of so many bytes.
+    TooLong(u64),
 }
 
 impl<E> From<E> for Unread<E> {
@@ -109,8 +114,11 @@ pub struct Next {
     pub is_settled: bool,
 }
 
+/// A byte that nobody looks at, behind the cell's number.
+pub const PADDING_AT: u64 = SLOTS.start as u64 + 8;
+
 /// The word that changes when a slot is written: the lower half of its number.
-fn word_of(which: usize) -> usize {
+pub fn word_of(which: usize) -> usize {
     SLOTS.start + 16 + which * SLOT_BYTES
 }
 
@@ -341,7 +349,13 @@ impl CellLayout {
             let bytes = if head.is_short() {
                 snapshot.inline(which, &head).to_vec()
             } else {
-                let mut bytes = vec![0; head.bytes as usize];
+                // What a head says may be anything; there may not be as much.
+                let mut bytes = Vec::new();
+                let length =
+                    usize::try_from(head.bytes).map_err(|_| Unread::TooLong(head.bytes))?;
+                pages.check(self.long_at(which), head.bytes)?;
+                bytes.try_reserve_exact(length).map_err(|_| Unread::TooLong(head.bytes))?;
+                bytes.resize(length, 0);
                 pages.read(self.long_at(which), &mut bytes)?;
                 if checksum(&bytes) != head.sum {
                     // Two values later.
@@ -372,7 +386,9 @@ impl CellLayout {
         if expected.is_some_and(|expected| expected != sequence) {
             return Ok(Written { sequence, word_at: None });
         }
-        let (next, slot) = (sequence + 1, 1 - which);
+        // What no honest program has counted to.
+        let next = sequence.checked_add(1).ok_or(Unread::Torn)?;
+        let slot = 1 - which;
         let whole = match parts {
             [one] => std::borrow::Cow::Borrowed(*one),
             parts => std::borrow::Cow::Owned(parts.concat()),
@@ -425,6 +441,10 @@ mod tests {
 
     impl Pages for Memory {
         type Error = Killed;
+
+        fn check(&self, _at: u64, _bytes: u64) -> Result<(), Killed> {
+            Ok(())
+        }
 
         fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Killed> {
             let at = at as usize;

@@ -18,7 +18,8 @@ mod ring;
 mod sync;
 
 pub use cell::{
-    CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, Pages, SHORT_VALUE, Unread, Value, Written,
+    CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, PADDING_AT, Pages, SHORT_VALUE, Unread,
+    Value, Written, word_of,
 };
 pub use layout::{
     FINGERPRINT, HEADER_BYTES, Header, Lane, LayoutError, Presence, SessionLayout, VERSION,

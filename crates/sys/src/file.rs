@@ -155,6 +155,11 @@ impl Directory {
         Ok(file)
     }
 
+    /// The same, whose locks are to end with this process.
+    pub fn nameless_of_this_process(&self, mode: u32) -> Result<Fd, Errno> {
+        Fd::opened(|| self.nameless(mode))
+    }
+
     /// Gives a nameless file its name; [`Errno::EXIST`] if that is taken.
     pub fn name(&self, file: impl AsFd, name: &str) -> Result<(), Errno> {
         let held = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
@@ -183,9 +188,10 @@ impl Directory {
     }
 
     /// Opens a regular file to read and to write it; [`Errno::NXIO`] if something else has the name.
-    pub fn shared_file(&self, name: &str) -> Result<(OwnedFd, Facts), Errno> {
+    pub fn shared_file(&self, name: &str) -> Result<(Fd, Facts), Errno> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.handle, name, flags, Mode::empty());
+        let open = || rustix::fs::openat(&self.handle, name, flags, Mode::empty());
+        let file = Fd::opened(open);
         // A directory in its place is not opened for writing at all.
         let file = file.map_err(|errno| if errno == Errno::ISDIR { Errno::NXIO } else { errno })?;
         let facts = Facts::from(rustix::fs::fstat(&file)?);
@@ -193,7 +199,7 @@ impl Directory {
     }
 
     /// The same; an empty one that only its owner may use is made if there is none.
-    pub fn shared_file_or_new(&self, name: &str) -> Result<(OwnedFd, Facts), Errno> {
+    pub fn shared_file_or_new(&self, name: &str) -> Result<(Fd, Facts), Errno> {
         match self.shared_file(name) {
             Err(Errno::NOENT) => {}
             found => return found,
@@ -276,7 +282,16 @@ pub fn read<'s>(file: &OwnedFd, bytes: u64, space: &'s mut [u8]) -> Result<&'s [
 /// Reads from a place in a file, as much as there is.
 #[inline]
 pub fn read_at(file: impl AsFd, into: &mut [u8], at: u64) -> Result<usize, Errno> {
-    rustix::io::pread(file, into, at)
+    let first = rustix::io::pread(&file, &mut *into, at)?;
+    // The kernel gives 2 GiB at once.
+    let mut count = first;
+    while count < into.len() && count % 4096 == 0 && count > 0 {
+        match rustix::io::pread(&file, &mut into[count..], at + count as u64)? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    Ok(count)
 }
 
 /// Writes all of it to a place in a file.
@@ -297,9 +312,9 @@ pub fn write_at(file: impl AsFd, mut bytes: &[u8], mut at: u64) -> Result<(), Er
 }
 
 /// Opens an open file once more: what the new one locks, the old one does not hold.
-pub fn open_again(file: impl AsFd) -> Result<OwnedFd, Errno> {
+pub fn open_again(file: impl AsFd) -> Result<Fd, Errno> {
     let held = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    rustix::fs::open(held, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+    Fd::opened(|| rustix::fs::open(held, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
 }
 
 fn errno(error: std::io::Error) -> Errno {

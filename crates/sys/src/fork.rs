@@ -247,6 +247,18 @@ impl Fd {
         Ok(Fd { raw, generation })
     }
 
+    /// Opens something whose locks are to end with this process. No fork comes between opening it and taking
+    /// charge: a child that keeps it unknown to anybody would keep its locks, too, whenever they are taken.
+    pub fn opened(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Fd, Errno> {
+        watch()?;
+        let generation = generation();
+        TABLE.with(|state| {
+            let raw = open()?.into_raw_fd();
+            state.open.push(raw);
+            Ok(Fd { raw, generation })
+        })
+    }
+
     /// Whether it was made in this process, not in the one that forked it.
     pub fn is_ours(&self) -> bool {
         self.generation == generation()

@@ -12,13 +12,14 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::futex;
 
 use crate::WaitEnd;
+use crate::fork::generation;
 use crate::nap;
 use crate::poll::timespec;
 
@@ -141,6 +142,77 @@ impl<T> Drop for TimedGuard<'_, T> {
     }
 }
 
+/// What a process has for itself, behind a lock. A forked child begins with nothing, whoever had the lock in its
+/// parent.
+#[derive(Debug)]
+pub struct PerProcess<T> {
+    /// Of which generation it is: twice its number plus two, or one more while it is being made anew.
+    of: AtomicU64,
+    lock: TimedLock,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: the value is reached only with the lock held, which admits one at a time.
+unsafe impl<T: Send> Sync for PerProcess<T> {}
+
+impl<T: Default> PerProcess<T> {
+    /// Nothing.
+    pub const fn new() -> PerProcess<T> {
+        PerProcess { of: AtomicU64::new(0), lock: TimedLock::new(), value: UnsafeCell::new(None) }
+    }
+
+    /// Does something with it, alone.
+    pub fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
+        self.begin();
+        self.lock.lock_for_sure();
+        let guard = Unlock(&self.lock);
+        // SAFETY: the lock is held until `guard` is dropped.
+        let value = unsafe { &mut *self.value.get() };
+        let done = act(value.get_or_insert_with(T::default));
+        drop(guard);
+        done
+    }
+
+    /// In a process that has not used it yet, makes it free and empty.
+    fn begin(&self) {
+        let mine = u64::from(generation()) * 2 + 2;
+        loop {
+            let of = self.of.load(Ordering::Acquire);
+            if of == mine {
+                return;
+            }
+            if of == mine + 1 {
+                std::thread::yield_now();
+            } else if self
+                .of
+                .compare_exchange(of, mine + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                self.lock.state.store(0, Ordering::Relaxed);
+                // SAFETY: nobody else of this process gets past this loop meanwhile. What is there may be
+                // half made, by a thread that does not exist here, so it is not dropped.
+                unsafe { self.value.get().write(None) };
+                self.of.store(mine, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl<T: Default> Default for PerProcess<T> {
+    fn default() -> PerProcess<T> {
+        PerProcess::new()
+    }
+}
+
+/// Gives a lock back, whatever happens.
+struct Unlock<'a>(&'a TimedLock);
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +230,27 @@ mod tests {
             }
         });
         assert_eq!(*total.lock_for_sure(), 200_000);
+    }
+
+    #[test]
+    fn a_forked_child_begins_with_nothing_whoever_has_the_lock() {
+        static OURS: PerProcess<Vec<u32>> = PerProcess::new();
+        OURS.with(|ours| ours.push(1));
+        let status = OURS.with(|_| {
+            // SAFETY: the child only asks and leaves.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let is_empty = OURS.with(|ours| ours.is_empty());
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(i32::from(!is_empty)) };
+            }
+            let mut status = -1;
+            // SAFETY: waits for the child just made.
+            unsafe { libc::waitpid(pid, &mut status, 0) };
+            status
+        });
+        assert_eq!(status, 0);
+        assert_eq!(OURS.with(|ours| ours.clone()), [1]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _core
 from .._cells import Cell
-from .._errors import NotFound
+from .._errors import Corrupt, NotFound
 from ._data import given
 from ._printing import Reader, note, printable, say_json, say_message, say_table
 from ._running import run
@@ -68,14 +68,18 @@ def _watch(options: Namespace) -> int:
             if not others:
                 return 0
             # When that one has gone, the others are looked at anew.
-            changes.follow(others[0])
-            reader.wait_until_readable(changes.fileno())
+            if changes.follow(others[0]):
+                reader.wait_until_readable(changes.fileno())
             changes.take()
 
 
 def _ls(options: Namespace) -> int:
     """List the cells that somebody holds."""
-    names = [name for name in _core.cell_names(options.scope) if fnmatchcase(name, options.pattern)]
+    names = [
+        name
+        for name in _core.cell_names(options.scope)
+        if fnmatchcase(name, options.pattern.replace("[", "[[]"))
+    ]
     found = [row for name in names for row in _row(name, options)]
     if options.json:
         say_json(found)
@@ -93,8 +97,8 @@ def _row(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
         with Cell[Any](name, scope=options.scope, _make=False) as found:
             holders = [peer.pid for peer in found.holders() if peer.pid != os.getpid()]
             version = found._version()
-    except NotFound:
-        # Gone since it was listed.
+    except (NotFound, Corrupt, ValueError):
+        # Gone since it was listed, or none of ours: `doctor` tells of those.
         return
     if holders:
         yield {"name": name, "version": version, "holders": holders}

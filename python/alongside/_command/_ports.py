@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from .._ports import SharedPort, shared_port
 from ._printing import Reader, note, printable, say, say_json, tell
 from ._running import run
@@ -9,6 +11,8 @@ from ._running import run
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
+_A_MOMENT_S = 0.001
 
 
 def port(options: Namespace) -> int:
@@ -63,10 +67,14 @@ def _until_nobody_reads(shared: SharedPort, options: Namespace) -> int:
         if number is None and pid is None:
             # Who listened is gone. One of those that hold the name is next.
             shared._begin_to_listen()
+            # Or somebody else does, who is about to say so.
+            time.sleep(_A_MOMENT_S)
             continue
         if number is not None and number != shown:
             _show(shared, number, options)
             shown = number
-        changes.follow(pid)
+        if not changes.follow(pid):
+            # It has ended since.
+            continue
         reader.wait_until_readable(changes.fileno())
         changes.take()

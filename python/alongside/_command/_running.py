@@ -1,6 +1,7 @@
 """Running a command while something is held for it.
 
-The command must not go on without that: if this program is killed, so is the command. What a
+The command must not go on without that: if this program is killed, so is the command (but not what
+that has started in its turn). What a
 terminal or another program tells this one to do (`kill`, Ctrl-C, a hang-up) it tells the command,
 and ends with it.
 """
@@ -12,6 +13,8 @@ import os
 import signal
 import subprocess
 from typing import NoReturn
+
+from ._printing import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,20 +29,21 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command to its end; give its status as a shell does.
-
-    Raises:
-        OSError: it cannot be run.
-    """
+    """Run a command to its end; give its status as a shell does."""
     known = {number: signal.getsignal(number) for number in _FORWARDED}
+    # What is ignored, as by nohup, is ignored by the command as well.
+    known = {each: handler for each, handler in known.items() if handler != signal.SIG_IGN}
     process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         # Ctrl-C on a terminal comes to both; a second one does no harm.
-        if process is not None:
+        if process is None:
+            early.append(number)
+        else:
             process.send_signal(number)
 
-    for number in _FORWARDED:
+    for number in known:
         signal.signal(number, forward)
     try:
         parent, end_with = os.getpid(), _end_with_parent()
@@ -49,7 +53,15 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
             env=os.environ | environment,
             preexec_fn=lambda: end_with(parent),  # noqa: PLW1509 - there are no other threads' locks
         )
+        for told in early:
+            process.send_signal(told)
         status = process.wait()
+    except FileNotFoundError as error:
+        tell(error)
+        return _NOT_FOUND
+    except PermissionError as error:
+        tell(error)
+        return _NOT_EXECUTABLE
     finally:
         for number, handler in known.items():
             signal.signal(number, handler)

@@ -362,14 +362,13 @@ impl Life {
         let Some(lives) = &store.lives else { unreachable!("the store is this user's own") };
         let path = lives.path().to_owned();
         let failed = Error::file(&path);
-        let file = lives.nameless(ONES_OWN).map_err(&failed)?;
+        let lock = lives.nameless_of_this_process(ONES_OWN).map_err(&failed)?;
         // D1: locked before it has a name.
-        if !file::lock(&file, Hold::Alone, LIFE.0, LIFE.1).map_err(&failed)? {
+        if !file::lock(&lock, Hold::Alone, LIFE.0, LIFE.1).map_err(&failed)? {
             return Err(failed(Errno::AGAIN));
         }
         let number = entry::hexadecimal(random().map_err(&failed)?);
-        lives.name(&file, &number).map_err(&failed)?;
-        let lock = Fd::new(file).map_err(&failed)?;
+        lives.name(&lock, &number).map_err(&failed)?;
         Ok(Life { store, number, lock, files: Mutex::default(), sockets: Mutex::default() })
     }
 

@@ -7,28 +7,30 @@
 //! Who waits for a change sleeps on the number of the slot that is written next. Who is killed between the
 //! value and waking wakes nobody, so who waits looks every now and then.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use alongside_shm::{CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, Pages, Unread};
+use alongside_shm::{
+    CELL_HEAD_BYTES, CellLayout, MOST_CELL_BYTES, Next, PADDING_AT, Pages, Unread, word_of,
+};
 pub use alongside_shm::{Value, Written};
 use alongside_sys::file::{self, Hold};
 use alongside_sys::inotify::Inotify;
-use alongside_sys::lock::Timed;
+use alongside_sys::lock::{PerProcess, Timed};
 use alongside_sys::poll::{PollSet, Watch};
 use alongside_sys::process::Process;
 use alongside_sys::word::Words;
-use alongside_sys::{Errno, WaitEnd, coarse_clock_ns, fork, random};
+use alongside_sys::{Errno, Fd, WaitEnd, coarse_clock_ns, fork, own_pid, random};
 
 use crate::deadline::Deadline;
 use crate::directory::name::Name;
 use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
-use crate::shared::gate::Patience;
+use crate::shared::gate::{Attention, Patience};
 use crate::shared::held::{Content, Held, Kind, Once, Wanted, living};
 use crate::shared::{PATIENCE, signed};
 
@@ -38,8 +40,10 @@ const FIRST_AT: u64 = 1 << 36;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The same while somebody writes, or was killed at it.
 const AMID_WRITING: Duration = Duration::from_millis(1);
-/// So often who waits for another one's first value looks whether that one still lives.
-const IS_IT_ALIVE: Duration = Duration::from_millis(5);
+/// So soon who waits for another one's first value looks whether that one still lives, and at last so often:
+/// there may be hundreds that wait.
+const IS_IT_ALIVE: Duration = Duration::from_millis(4);
+const IS_IT_STILL_ALIVE: Duration = Duration::from_millis(64);
 
 /// A cell's file, open in this process.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl AsRef<Held> for Shared {
 static CELLS: Once<Shared> = Once::new();
 
 /// Cells that this process holds until it closes them, or ends, though nobody has a handle any more.
-static OPEN: Timed<Vec<(u32, Arc<Shared>)>> = Timed::new(Vec::new());
+static OPEN: PerProcess<Vec<Arc<Shared>>> = PerProcess::new();
 
 /// A value with holders, of which this process is one.
 #[derive(Debug)]
@@ -75,6 +79,27 @@ pub struct Cell {
     generation: u32,
     /// None once it is closed.
     shared: Timed<Option<Arc<Shared>>>,
+}
+
+/// The right to make the first value, until this is dropped, whether there is one then or not.
+#[derive(Debug)]
+pub struct First {
+    shared: Arc<Shared>,
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let shared = &*self.shared;
+        if !shared.held.is_ours() {
+            return;
+        }
+        let (at, _) = signed(FIRST_AT);
+        let _ = file::unlock(&shared.held.file, at, 1 << 32);
+        shared.makes_first.store(false, Ordering::Release);
+        if let (Ok(words), Ok((_, next))) = (shared.words(), shared.version()) {
+            words.wake_all(next.word_at);
+        }
+    }
 }
 
 /// What a cell is to be.
@@ -88,7 +113,7 @@ impl Content for Shape {
         Ok(CellLayout { most: self.most, number }.head(name))
     }
 
-    fn check(&self, file: &OwnedFd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error> {
+    fn check(&self, file: &Fd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error> {
         let (layout, found) = head(file, path)?;
         if found != name {
             return Err(Error::Corrupt(format!(
@@ -107,7 +132,7 @@ impl Content for Shape {
     }
 }
 
-fn head(file: &OwnedFd, path: &dyn Fn() -> PathBuf) -> Result<(CellLayout, String), Error> {
+fn head(file: &Fd, path: &dyn Fn() -> PathBuf) -> Result<(CellLayout, String), Error> {
     let mut head = [0; CELL_HEAD_BYTES];
     let count = file::read_at(file, &mut head, 0).map_err(|errno| Error::File(path(), errno))?;
     let parsed = if count == head.len() {
@@ -128,6 +153,11 @@ pub(crate) enum Obstacle {
 
 impl Pages for Held {
     type Error = Obstacle;
+
+    fn check(&self, at: u64, bytes: u64) -> Result<(), Obstacle> {
+        let facts = file::facts_of(&self.file).map_err(Obstacle::Kernel)?;
+        if at.saturating_add(bytes) <= facts.bytes { Ok(()) } else { Err(Obstacle::Cut) }
+    }
 
     #[inline]
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Obstacle> {
@@ -167,7 +197,7 @@ impl Cell {
 
             fn check(
                 &self,
-                file: &OwnedFd,
+                file: &Fd,
                 path: &dyn Fn() -> PathBuf,
                 name: &str,
             ) -> Result<(), Error> {
@@ -184,8 +214,7 @@ impl Cell {
         let count = file::read_at(&held.file, &mut head, 0).map_err(|errno| held.failed(errno))?;
         let parsed = if count == head.len() { CellLayout::parse(&head) } else { Err("cut".into()) };
         let (layout, _) = parsed.map_err(|what| corrupt(&held, &what))?;
-        let mut open = OPEN.lock_for_sure();
-        let shared = CELLS.share(Shared {
+        let new = Shared {
             held,
             layout,
             writing: Timed::default(),
@@ -193,12 +222,14 @@ impl Cell {
             looked_ns: AtomicU64::new(0),
             makes_first: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
+        };
+        let shared = OPEN.with(|open| {
+            let shared = CELLS.share(new);
+            if shared.handles.fetch_add(1, Ordering::Relaxed) == 0 {
+                open.push(Arc::clone(&shared));
+            }
+            shared
         });
-        if shared.handles.fetch_add(1, Ordering::Relaxed) == 0 {
-            let generation = fork::generation();
-            open.retain(|(of, _)| *of == generation);
-            open.push((generation, Arc::clone(&shared)));
-        }
         let name = shared.held.wanted.name.clone();
         Ok(Cell { name, generation: fork::generation(), shared: Timed::new(Some(shared)) })
     }
@@ -209,9 +240,9 @@ impl Cell {
         if self.generation != fork::generation() {
             return Err(Error::Forked);
         }
-        self.shared.lock_for_sure().clone().ok_or_else(|| {
-            Error::Rule(format!("the cell {:?} is closed; open it again", self.name.as_str()))
-        })
+        let open = self.shared.lock_for_sure().clone();
+        // At the end of the process all are left, whatever handles there are.
+        open.filter(|shared| !shared.held.is_left()).ok_or_else(|| closed(self.name.as_str()))
     }
 
     /// Its name.
@@ -270,44 +301,39 @@ impl Cell {
                 return Ok(value);
             }
             sleep(words, next, LOOK_AGAIN, until)?;
+            shared.check_use()?;
         }
     }
 
-    /// Waits until there is a value, which gives false, or until it is this thread's to make one, which gives
-    /// true. Then [`Cell::leave_first`] has to follow.
-    pub fn make_first(&self, until: Deadline) -> Result<bool, Error> {
-        let shared = &*self.opened()?;
+    /// Waits until there is a value, which gives none, or until it is the caller's to make one.
+    pub fn make_first(&self, until: Deadline) -> Result<Option<First>, Error> {
+        let shared = &self.opened()?;
+        let attention = Attention::new();
+        // Not all at the same moment.
+        let mut look_after = IS_IT_ALIVE + Duration::from_micros(u64::from(own_pid() % 64) * 64);
         let words = shared.words()?;
         loop {
             let (version, next) = shared.version()?;
             if version > 0 {
-                return Ok(false);
+                return Ok(None);
             }
             if !shared.makes_first.swap(true, Ordering::Acquire) {
                 match shared.try_first() {
-                    // Somebody may have made it, and let go, since the look.
-                    Ok(true) if shared.version().is_ok_and(|(version, _)| version == 0) => {
-                        return Ok(true);
+                    Ok(true) => {
+                        let first = First { shared: Arc::clone(shared) };
+                        // Somebody may have made it, and let go, since the look.
+                        return Ok(if shared.version()?.0 == 0 { Some(first) } else { None });
                     }
-                    Ok(true) => self.leave_first(),
                     other => {
                         shared.makes_first.store(false, Ordering::Release);
                         other?;
                     }
                 }
             }
-            sleep(words, next, IS_IT_ALIVE, until)?;
-        }
-    }
-
-    /// This thread makes the first value no more, whether it has or not.
-    pub fn leave_first(&self) {
-        let Ok(shared) = self.opened() else { return };
-        let (at, _) = signed(FIRST_AT);
-        let _ = file::unlock(&shared.held.file, at, 1 << 32);
-        shared.makes_first.store(false, Ordering::Release);
-        if let (Ok(words), Ok((_, next))) = (shared.words(), shared.version()) {
-            words.wake_all(next.word_at);
+            sleep(words, next, look_after, until)?;
+            look_after = (look_after * 2).min(IS_IT_STILL_ALIVE);
+            shared.check_use()?;
+            attention.look()?;
         }
     }
 
@@ -322,14 +348,16 @@ impl Cell {
             return;
         }
         let Some(mine) = self.shared.lock_for_sure().take() else { return };
-        let mut open = OPEN.lock_for_sure();
-        let is_last = mine.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        let is_last = OPEN.with(|open| {
+            let is_last = mine.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+            if is_last {
+                mine.held.will_be_left();
+                open.retain(|shared| !Arc::ptr_eq(shared, &mine));
+            }
+            is_last
+        });
         if is_last {
-            mine.held.will_be_left();
-            open.retain(|(_, shared)| !Arc::ptr_eq(shared, &mine));
-        }
-        drop(open);
-        if is_last {
+            mine.wake_those_here();
             mine.held.leave();
         }
     }
@@ -368,23 +396,22 @@ impl Changes {
         Ok(Changes { shared, set, inotify, followed: Timed::default() })
     }
 
-    /// Tells when this process has ended, too, and no other any more; at once if it has ended already.
-    pub fn follow(&self, pid: Option<u32>) -> Result<(), Error> {
+    /// Tells when this process has ended, too, and no other any more; gives whether it is there.
+    pub fn follow(&self, pid: Option<u32>) -> Result<bool, Error> {
         let os = Error::os("watching a process");
         let mut followed = self.followed.lock_for_sure();
         if let Some(process) = followed.take() {
             self.set.remove(&process);
         }
-        let Some(pid) = pid else { return Ok(()) };
+        let Some(pid) = pid else { return Ok(true) };
         match Process::open(pid) {
             Ok(process) => {
                 // Told once: it stays so.
                 self.set.add(&process, ENDED, Watch::Edge).map_err(&os)?;
                 *followed = Some(process);
-                Ok(())
+                Ok(true)
             }
-            // Nothing to follow; who asked looks once more.
-            Err(Errno::SRCH | Errno::INVAL) => Ok(()),
+            Err(Errno::SRCH | Errno::INVAL) => Ok(false),
             Err(errno) => Err(os(errno)),
         }
     }
@@ -394,6 +421,9 @@ impl Changes {
         let os = Error::os("watching a cell");
         let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(&os)? else { return Ok(false) };
         let written = self.inotify.drain().map_err(&os)?;
+        if written {
+            self.shared.check_use()?;
+        }
         Ok(written || !ready.tokens().is_empty())
     }
 
@@ -419,6 +449,10 @@ pub fn names(scope: &Scope) -> Result<Vec<String>, Error> {
     })?;
     found.sort();
     Ok(found)
+}
+
+fn closed(name: &str) -> Error {
+    Error::Rule(format!("the cell {name:?} is closed; open it again"))
 }
 
 /// Sleeps until the next value comes, but no longer than this.
@@ -490,15 +524,28 @@ impl Shared {
         if self.looked_ns.swap(now, Ordering::Relaxed) == now {
             return Ok(());
         }
-        let facts = file::facts_of(&self.held.file).map_err(|errno| self.held.failed(errno))?;
-        if facts.links > 0 {
-            return Ok(());
+        self.held.check_place("cell")
+    }
+
+    /// Whether it is of use to go on waiting.
+    fn check_use(&self) -> Result<(), Error> {
+        if self.held.is_left() {
+            return Err(closed(self.held.wanted.name.as_str()));
         }
-        Err(Error::ScopeLost(format!(
-            "{} was removed by somebody: other programs have another cell of that name by now\n\
-             open it again",
-            self.held.path().display()
-        )))
+        self.check_place()
+    }
+
+    /// Has whoever waits here look again: the last handle of this process is closed.
+    fn wake_those_here(&self) {
+        if let Some(words) = self.words.get() {
+            for which in [0, 1] {
+                words.wake_all(word_of(which));
+            }
+        }
+        // And who waits by descriptor, if that is still the file's. Nobody reads what stands there.
+        if self.held.check_place("cell").is_ok() {
+            let _ = file::write_at(&self.held.file, &[0], PADDING_AT);
+        }
     }
 
     fn try_first(&self) -> Result<bool, Error> {
@@ -517,8 +564,12 @@ impl Shared {
     fn unread(&self, error: Unread<Obstacle>) -> Error {
         match error {
             Unread::Pages(Obstacle::Kernel(errno)) => self.held.failed(errno),
-            Unread::Pages(Obstacle::Cut) => corrupt(&self.held, "it was cut short"),
+            Unread::Pages(Obstacle::Cut) => match self.held.check_place("cell") {
+                Err(Error::HandleLost(errno)) => Error::HandleLost(errno),
+                _ => corrupt(&self.held, "it was cut short"),
+            },
             Unread::Torn => corrupt(&self.held, "its checksums are wrong"),
+            Unread::TooLong(bytes) => Error::NoMemory(bytes),
             // Somebody has closed the descriptor, and another file has got its number.
             Unread::Foreign => Error::HandleLost(Errno::BADF),
         }

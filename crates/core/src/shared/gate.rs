@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use alongside_sys::file::{self, Facts, Hold};
-use alongside_sys::{Errno, Fd, own_uid};
+use alongside_sys::{Errno, Fd, is_main_thread, own_uid};
 
 use crate::deadline::Deadline;
 use crate::directory::scope::{Home, Scope};
@@ -59,7 +59,7 @@ pub(crate) fn try_one(home: &Home, number: u64) -> Result<Result<Fd, u32>, Error
     if named != Ok(facts.identity()) {
         return Ok(Err(0));
     }
-    Ok(Ok(Fd::new(gate).map_err(failed)?))
+    Ok(Ok(gate))
 }
 
 /// What is not as this library makes it.
@@ -69,6 +69,25 @@ pub(crate) fn foreign(path: &std::path::Path, facts: &Facts) -> Error {
         "{shown} is not this user's alone: it belongs to user {} and has mode {:04o}\nremove it",
         facts.uid, facts.mode
     ))
+}
+
+/// Has who waits in short sleeps look for signals now and then, in the thread that runs their handlers.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    begun: Option<Instant>,
+}
+
+impl Attention {
+    pub(crate) fn new() -> Attention {
+        Attention { begun: is_main_thread().then(Instant::now) }
+    }
+
+    pub(crate) fn look(&self) -> Result<(), Error> {
+        match self.begun {
+            Some(begun) if begun.elapsed() > A_MOMENT => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A wait for somebody who is in the middle of something short.

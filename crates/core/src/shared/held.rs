@@ -1,13 +1,12 @@
 //! A file that lives as long as some process holds it (H1 to H4 in `shared.rs`).
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use alongside_sys::file::{self, Directory, Hold};
-use alongside_sys::lock::Timed;
-use alongside_sys::{Errno, Fd, fork, own_pid, own_uid};
+use alongside_sys::lock::PerProcess;
+use alongside_sys::{Errno, Fd, own_pid, own_uid, random};
 
 use crate::deadline::Deadline;
 use crate::directory::entry;
@@ -41,7 +40,7 @@ impl Kind {
 
     /// Whether a file that nobody holds has nothing to say any more. A lock still says that somebody was
     /// killed who had it.
-    fn is_done(self, file: &OwnedFd) -> bool {
+    fn is_done(self, file: &Fd) -> bool {
         self == Kind::Cell || !lock::is_abandoned(file)
     }
 }
@@ -60,7 +59,7 @@ pub(crate) trait Content {
     fn new_bytes(&self, name: &str) -> Result<Vec<u8>, Error>;
 
     /// Whether a file that is there is one of these.
-    fn check(&self, file: &OwnedFd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error>;
+    fn check(&self, file: &Fd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error>;
 }
 
 /// A file that this process holds.
@@ -92,9 +91,12 @@ impl Wanted {
         let (name, number) = (self.name.as_str(), self.name.number());
         let gates = Gates::lock(&self.scope, name, number, makes, until)?;
         let Gates { mut homes, locked } = gates;
-        for at in 0..homes.len() {
-            if let Some((file, directory)) = self.join(&homes[at], content)? {
-                return Held::new(self, file, homes.swap_remove(at), directory).map(Some);
+        // What lives in any place comes before what somebody has left in another.
+        for wants_held in [true, false] {
+            for at in 0..homes.len() {
+                if let Some((file, directory)) = self.join(&homes[at], content, wants_held)? {
+                    return Held::new(self, file, homes.swap_remove(at), directory).map(Some);
+                }
             }
         }
         if homes.is_empty() || !makes {
@@ -108,12 +110,14 @@ impl Wanted {
         Ok(Some(held))
     }
 
-    /// The file that is there, if somebody holds it or it is of use all the same.
+    /// The file that is there: if somebody holds it, or else if it is of use all the same; what is of no use
+    /// is removed.
     fn join(
         &self,
         home: &Home,
         content: &dyn Content,
-    ) -> Result<Option<(OwnedFd, Directory)>, Error> {
+        wants_held: bool,
+    ) -> Result<Option<(Fd, Directory)>, Error> {
         let kind = self.kind.directory();
         let directory = match home.directory.existing_part(kind) {
             Ok(directory) => directory,
@@ -139,7 +143,11 @@ impl Wanted {
         }
         // H3, and only then is it asked whether somebody else does.
         hold(&file).map_err(failed)?;
-        if is_held(&file).map_err(failed)? {
+        let is_held = is_held(&file).map_err(failed)?;
+        if wants_held && !is_held {
+            return Ok(None);
+        }
+        if is_held {
             content.check(&file, &path, self.name.as_str())?;
             return Ok(Some((file, directory)));
         }
@@ -150,13 +158,13 @@ impl Wanted {
         Ok(None)
     }
 
-    fn make(&self, home: &Home, content: &dyn Content) -> Result<(OwnedFd, Directory), Error> {
+    fn make(&self, home: &Home, content: &dyn Content) -> Result<(Fd, Directory), Error> {
         let kind = self.kind.directory();
         let at_home = Error::file(home.directory.path());
         let directory = home.directory.part(kind).map_err(at_home)?;
         let file_name = self.file_name();
         let failed = |errno| Error::File(directory.path().join(&file_name), errno);
-        let file = directory.nameless(0o600).map_err(failed)?;
+        let file = directory.nameless_of_this_process(0o600).map_err(failed)?;
         file::write_at(&file, &content.new_bytes(self.name.as_str())?, 0).map_err(failed)?;
         hold(&file).map_err(failed)?;
         // H1
@@ -166,7 +174,7 @@ impl Wanted {
 }
 
 /// Begins to hold a file.
-fn hold(file: &OwnedFd) -> Result<(), Errno> {
+fn hold(file: &Fd) -> Result<(), Errno> {
     if file::lock(file, Hold::Shared, HOLDERS.0 + u64::from(own_pid()), 1)? {
         return Ok(());
     }
@@ -175,15 +183,14 @@ fn hold(file: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Whether somebody else holds it.
-fn is_held(file: &OwnedFd) -> Result<bool, Errno> {
+fn is_held(file: &Fd) -> Result<bool, Errno> {
     file::is_held(file, Hold::Alone, HOLDERS.0, HOLDERS.1)
 }
 
 impl Held {
-    fn new(wanted: Wanted, file: OwnedFd, home: Home, directory: Directory) -> Result<Held, Error> {
+    fn new(wanted: Wanted, file: Fd, home: Home, directory: Directory) -> Result<Held, Error> {
         let failed = |errno| Error::File(directory.path().to_owned(), errno);
         let identity = file::facts_of(&file).map_err(failed)?.identity();
-        let file = Fd::new(file).map_err(failed)?;
         let (is_left, is_gone) = Default::default();
         Ok(Held { file, wanted, identity, home, directory, is_left, is_gone })
     }
@@ -219,9 +226,12 @@ impl Held {
             let lock = file::holder(&another, Hold::Alone, from, end - from);
             let Some((at, bytes)) = lock.map_err(|errno| self.failed(errno))? else { continue };
             let at = at.clamp(from, end - 1);
-            let next = at.saturating_add(bytes.max(1)).min(end);
+            // None is for all up to the end.
+            let next = if bytes == 0 { end } else { at.saturating_add(bytes).clamp(at + 1, end) };
             // An honest one has a single byte.
-            found.push((at - HOLDERS.0) as u32);
+            if bytes == 1 {
+                found.push((at - HOLDERS.0) as u32);
+            }
             ranges.extend([(from, at), (next, end)].into_iter().filter(|(from, end)| from < end));
         }
         found.sort_unstable();
@@ -234,9 +244,35 @@ impl Held {
         let mine = self.wanted.file_name();
         let others =
             names.iter().filter_map(|name| name.to_str().ok()).filter(|name| *name != mine);
-        for name in others.take(SWEPT_AT_ONCE) {
+        // Beginning anywhere: the first ones may be alive for long.
+        let first = random().unwrap_or(0) as usize % names.len().max(1);
+        let others: Vec<&str> = others.collect();
+        let turned = others.iter().cycle().skip(first).take(others.len());
+        for name in turned.take(SWEPT_AT_ONCE) {
             sweep_one(self.wanted.kind, &self.home, &self.directory, name);
         }
+    }
+
+    /// Whether this process has let go of it.
+    pub(crate) fn is_left(&self) -> bool {
+        self.is_left.load(Ordering::Acquire)
+    }
+
+    /// The error if the file has no name any more: others have another one by now.
+    pub(crate) fn check_place(&self, what: &str) -> Result<(), Error> {
+        let facts = file::facts_of(&self.file).map_err(|errno| self.failed(errno))?;
+        // Another file may have the number of a descriptor that somebody has closed.
+        if facts.identity() != self.identity {
+            return Err(Error::HandleLost(Errno::BADF));
+        }
+        if facts.links > 0 {
+            return Ok(());
+        }
+        Err(Error::ScopeLost(format!(
+            "{} was removed by somebody: other programs have another {what} of that name by now\n\
+             open it again",
+            self.path().display()
+        )))
     }
 
     /// It is about to be left: nobody in this process is to share it any more.
@@ -302,38 +338,33 @@ fn sweep_one(kind: Kind, home: &Home, directory: &Directory, name: &str) {
 /// Files that are held once for the whole process, however often they are opened in it.
 #[derive(Debug)]
 pub(crate) struct Once<T> {
-    all: Timed<Vec<(u32, Weak<T>)>>,
+    all: PerProcess<Vec<Weak<T>>>,
 }
 
 impl<T: AsRef<Held>> Once<T> {
     pub(crate) const fn new() -> Once<T> {
-        Once { all: Timed::new(Vec::new()) }
+        Once { all: PerProcess::new() }
     }
 
     /// The one that there is of the same file, in whose place the newly opened is closed; else that.
     pub(crate) fn share(&self, new: T) -> Arc<T> {
-        let mut all = self.all.lock_for_sure();
-        let generation = fork::generation();
-        all.retain(|(of, known)| *of == generation && known.strong_count() > 0);
-        let is_same = |known: &Held| {
-            known.identity == new.as_ref().identity && !known.is_left.load(Ordering::Acquire)
-        };
-        let mut known = all.iter().filter_map(|(_, known)| known.upgrade());
-        if let Some(known) = known.find(|known| is_same((**known).as_ref())) {
-            // What was opened just now ends with `new`; what the known one holds stays.
-            return known;
-        }
         let new = Arc::new(new);
-        all.push((generation, Arc::downgrade(&new)));
-        new
+        let is_same = |known: &Held| known.identity == (*new).as_ref().identity && !known.is_left();
+        self.all.with(|all| {
+            all.retain(|known| known.strong_count() > 0);
+            let mut known = all.iter().filter_map(Weak::upgrade);
+            if let Some(known) = known.find(|known| is_same((**known).as_ref())) {
+                // What was opened just now ends with `new`; what the known one holds stays.
+                return known;
+            }
+            all.push(Arc::downgrade(&new));
+            Arc::clone(&new)
+        })
     }
 
     /// All that there are.
     pub(crate) fn all(&self) -> Vec<Arc<T>> {
-        let generation = fork::generation();
-        let all = self.all.lock_for_sure();
-        let ours = all.iter().filter(|(of, _)| *of == generation);
-        ours.filter_map(|(_, known)| known.upgrade()).collect()
+        self.all.with(|all| all.iter().filter_map(Weak::upgrade).collect())
     }
 }
 
@@ -345,11 +376,7 @@ pub fn leave_all() {
 }
 
 /// Shows all files of a kind in a scope that somebody holds.
-pub(crate) fn living(
-    scope: &Scope,
-    kind: Kind,
-    each: &mut dyn FnMut(&OwnedFd),
-) -> Result<(), Error> {
+pub(crate) fn living(scope: &Scope, kind: Kind, each: &mut dyn FnMut(&Fd)) -> Result<(), Error> {
     for home in gate::own(scope)? {
         let Ok(directory) = home.directory.existing_part(kind.directory()) else { continue };
         for name in directory.names().unwrap_or_default() {

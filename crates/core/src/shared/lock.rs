@@ -18,21 +18,22 @@
 //! * **L3** who sleeps has seen the word, and sleeps only if it still has that value: so giving back is not
 //!   missed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alongside_sys::file;
-use alongside_sys::lock::TimedLock;
+use alongside_sys::lock::{PerProcess, TimedLock};
 use alongside_sys::word::Words;
-use alongside_sys::{Errno, WaitEnd, own_pid, process, random};
+use alongside_sys::{Errno, Fd, WaitEnd, coarse_clock_ns, own_pid, process, random};
 
 use crate::deadline::Deadline;
 use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
+use crate::shared::gate::Attention;
 use crate::shared::held::{Content, Held, Kind, Once, Wanted};
 
 /// Where the record is: the file's number, the word, the process and when it began.
@@ -68,7 +69,7 @@ impl Content for Form {
         Ok(bytes)
     }
 
-    fn check(&self, file: &OwnedFd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error> {
+    fn check(&self, file: &Fd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error> {
         let mut found = [0; FILE_BYTES];
         let count = file::read_at(file, &mut found, 0);
         let count = count.map_err(|errno| Error::File(path(), errno))?;
@@ -87,7 +88,7 @@ impl Content for Form {
 /// Who has a lock, as the file says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
-    number: u64,
+    pub(crate) number: u64,
     pub(crate) word: u32,
     pid: u32,
     begun: u64,
@@ -129,7 +130,7 @@ impl Record {
 }
 
 /// Whether who had it was killed, of a lock that nobody holds.
-pub(crate) fn is_abandoned(file: &OwnedFd) -> bool {
+pub(crate) fn is_abandoned(file: &Fd) -> bool {
     Record::read(file).is_ok_and(|record| record.is_taken())
 }
 
@@ -143,6 +144,8 @@ struct Shared {
     turn: TimedLock,
     /// Who of this process has it; zero for nobody.
     taker: AtomicUsize,
+    /// When its name was looked for last.
+    looked_ns: AtomicU64,
 }
 
 impl AsRef<Held> for Shared {
@@ -152,6 +155,8 @@ impl AsRef<Held> for Shared {
 }
 
 static LOCKS: Once<Shared> = Once::new();
+/// Locks that are taken though nobody has a handle any more.
+static KEPT: PerProcess<Vec<Arc<Shared>>> = PerProcess::new();
 
 /// A lock with a name.
 #[derive(Debug)]
@@ -168,8 +173,9 @@ impl Lock {
         };
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
         let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
-        let (turn, taker) = Default::default();
-        let shared = LOCKS.share(Shared { held, number: record.number, words, turn, taker });
+        let (turn, taker, looked_ns) = Default::default();
+        let shared =
+            LOCKS.share(Shared { held, number: record.number, words, turn, taker, looked_ns });
         Ok(Lock { shared })
     }
 
@@ -202,9 +208,10 @@ impl Lock {
 
     fn acquire_among_processes(&self, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
+        let attention = Attention::new();
         loop {
             if file::lock_whole(&shared.held.file).map_err(|errno| shared.held.failed(errno))? {
-                let taken = self.sign();
+                let taken = shared.check_place().and_then(|()| self.sign());
                 if taken.is_err() {
                     let _ = file::unlock_whole(&shared.held.file);
                 }
@@ -218,7 +225,7 @@ impl Lock {
             let most = if record.is_taken() { IS_IT_ALIVE } else { A_MOMENT };
             match shared.words.wait(WORD_AT, record.word, until.at_most(most).left()) {
                 Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
-                Ok(()) | Err(WaitEnd::TimedOut) => {}
+                Ok(()) | Err(WaitEnd::TimedOut) => attention.look()?,
             }
         }
     }
@@ -239,6 +246,9 @@ impl Lock {
         let shared = &*self.shared;
         let given = shared.give_back();
         shared.turn.unlock();
+        if Arc::strong_count(&self.shared) > 1 {
+            KEPT.with(|kept| kept.retain(|kept| !Arc::ptr_eq(kept, &self.shared)));
+        }
         given.map_err(|errno| shared.held.failed(errno))
     }
 
@@ -263,7 +273,11 @@ impl Lock {
     /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
     pub fn keep_if_taken(&self) {
         if self.is_ours() && self.taker() != 0 {
-            std::mem::forget(Arc::clone(&self.shared));
+            KEPT.with(|kept| {
+                if !kept.iter().any(|kept| Arc::ptr_eq(kept, &self.shared)) {
+                    kept.push(Arc::clone(&self.shared));
+                }
+            });
         }
     }
 
@@ -274,6 +288,19 @@ impl Lock {
 }
 
 impl Shared {
+    /// Whether the file still has its name; not asked again in the same few milliseconds.
+    #[inline]
+    fn check_place(&self) -> Result<(), Error> {
+        let now = coarse_clock_ns();
+        if self.looked_ns.swap(now, Ordering::Relaxed) == now {
+            return Ok(());
+        }
+        if self.held.is_left() {
+            return Err(ending(&self.held));
+        }
+        self.held.check_place("lock")
+    }
+
     /// Wakes who is next, and gives the file's lock back. Who is woken on another processor needs longer to
     /// come than that; on this one it may come at once, finds the file locked, and is woken once more.
     #[inline]
@@ -301,11 +328,20 @@ impl Shared {
     }
 }
 
+/// The error of who takes a lock after this process has left all.
+pub(crate) fn ending(held: &Held) -> Error {
+    let name = held.wanted.name.as_str();
+    Error::Rule(format!(
+        "the lock {name:?} is taken too late: this program has let go of all at its end"
+    ))
+}
+
 pub(crate) fn leave_all() {
+    // One that is held stays so to the very end, and is abandoned then.
     for shared in LOCKS.all() {
-        if shared.taker.load(Ordering::Relaxed) != 0 {
-            let _ = shared.give_back();
+        shared.held.will_be_left();
+        if shared.taker.load(Ordering::Relaxed) == 0 {
+            shared.held.leave();
         }
-        shared.held.leave();
     }
 }

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alongside_sys::file::{self, Hold};
 use alongside_sys::word::Words;
@@ -17,9 +18,10 @@ use crate::deadline::Deadline;
 use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
+use crate::shared::gate::Attention;
 use crate::shared::held::{Held, Kind, Once, Wanted};
 use crate::shared::lock::{Form, IS_IT_ALIVE, Record, WORD_AT};
-use crate::shared::signed;
+use crate::shared::{lock, signed};
 
 /// Where the bytes of the door and of the room are.
 const DOOR_AT: u64 = 1 << 36;
@@ -28,7 +30,10 @@ const ROOM_AT: u64 = 1 << 37;
 #[derive(Debug)]
 struct Shared {
     held: Held,
+    number: u64,
     words: Words,
+    /// How many holds there are in this process.
+    holds: AtomicUsize,
 }
 
 impl AsRef<Held> for Shared {
@@ -63,7 +68,9 @@ impl RwLock {
             unreachable!("it is made if there is none")
         };
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
-        Ok(RwLock { shared: LOCKS.share(Shared { held, words }) })
+        let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
+        let (number, holds) = (record.number, AtomicUsize::new(0));
+        Ok(RwLock { shared: LOCKS.share(Shared { held, number, words, holds }) })
     }
 
     /// Whether it was opened by this process, not by the one that forked it.
@@ -84,10 +91,14 @@ impl RwLock {
     /// Takes it, or says why not.
     pub fn acquire(&self, is_writer: bool, until: Deadline) -> Result<RwHold, Error> {
         let shared = &*self.shared;
-        let opened = file::open_again(&shared.held.file).and_then(Fd::new);
+        let opened = file::open_again(&shared.held.file);
         let file = opened.map_err(|errno| shared.held.failed(errno))?;
+        let attention = Attention::new();
+        if shared.held.is_left() {
+            return Err(lock::ending(&shared.held));
+        }
         loop {
-            let record = shared.record()?;
+            let record = shared.record(&file)?;
             if shared.try_enter(&file, is_writer).map_err(|errno| shared.held.failed(errno))? {
                 return self.enter(file, is_writer);
             }
@@ -97,25 +108,36 @@ impl RwLock {
             // Seen before the try: who leaves changes it after that.
             match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
                 Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
-                Ok(()) | Err(WaitEnd::TimedOut) => {}
+                Ok(()) | Err(WaitEnd::TimedOut) => attention.look()?,
             }
         }
     }
 
     fn enter(&self, file: Fd, is_writer: bool) -> Result<RwHold, Error> {
-        let record = self.shared.record()?;
+        self.shared.held.check_place("lock")?;
+        let record = self.shared.record(&file)?;
         let abandoned = record.is_taken();
         if is_writer {
             let signed = record.sign().write(&file);
             signed.map_err(|errno| self.shared.held.failed(errno))?;
         }
+        self.shared.holds.fetch_add(1, Ordering::Relaxed);
         Ok(RwHold { file, shared: Arc::clone(&self.shared), is_writer, abandoned })
     }
 }
 
 impl Shared {
-    fn record(&self) -> Result<Record, Error> {
-        Record::read(&self.held.file).map_err(|errno| self.held.failed(errno))
+    /// What the file says, which was opened once more.
+    fn record(&self, file: &Fd) -> Result<Record, Error> {
+        let record = match Record::read(file) {
+            Err(Errno::NODATA) => {
+                let path = self.held.path();
+                return Err(Error::Corrupt(format!("{} was cut short", path.display())));
+            }
+            record => record.map_err(|errno| self.held.failed(errno))?,
+        };
+        // Another file may have got the number of a descriptor that somebody has closed.
+        if record.number == self.number { Ok(record) } else { Err(Error::HandleLost(Errno::BADF)) }
     }
 
     /// Goes through the door into the room, if nobody is in the way.
@@ -146,6 +168,7 @@ impl Drop for RwHold {
         if !self.is_ours() {
             return;
         }
+        self.shared.holds.fetch_sub(1, Ordering::Relaxed);
         let words = &self.shared.words;
         // L2 of `lock.rs`: the word is even before anybody else can come in.
         let step = if self.is_writer { 1 } else { 2 };
@@ -156,5 +179,10 @@ impl Drop for RwHold {
 }
 
 pub(crate) fn leave_all() {
-    LOCKS.all().iter().for_each(|shared| shared.held.leave());
+    for shared in LOCKS.all() {
+        shared.held.will_be_left();
+        if shared.holds.load(Ordering::Relaxed) == 0 {
+            shared.held.leave();
+        }
+    }
 }
