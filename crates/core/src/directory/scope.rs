@@ -135,11 +135,16 @@ impl Scope {
             unreachable!("there is always the last one")
         };
         file::make_directory(&path).map_err(Error::file(&path))?;
-        let directory = Directory::open(&path).map_err(Error::file(&path))?;
-        if let Some(refusal) = refusal(&directory.facts(), owner, NO_OTHERS) {
-            return Err(Error::Denied(format!("{}: {refusal}", path.display())));
-        }
-        let directory = directory.part(&self.part()).map_err(Error::file(&path))?;
+        let place = Directory::open(&path).map_err(Error::file(&path))?;
+        let counts = |directory: &Directory| match refusal(&directory.facts(), owner, NO_OTHERS) {
+            None => Ok(()),
+            Some(refusal) => {
+                Err(Error::Denied(format!("{}: {refusal}", directory.path().display())))
+            }
+        };
+        counts(&place)?;
+        let directory = place.part(&self.part()).map_err(Error::file(&path))?;
+        counts(&directory)?;
         Ok(Home { directory, owner })
     }
 

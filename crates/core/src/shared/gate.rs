@@ -132,6 +132,11 @@ impl Gates {
                 scope.first()?;
             }
             let in_the_way = match Gates::try_lock(scope, number)? {
+                // A place is there, but does not count: that is told.
+                Ok(gates) if makes && gates.homes.is_empty() => {
+                    scope.first()?;
+                    0
+                }
                 Ok(gates) => return Ok(gates),
                 Err(pid) => pid,
             };
