@@ -27,6 +27,8 @@ from alongside import _core
 # ptrace(2) and linux/ptrace.h.
 _TRACEME, _SYSCALL, _SETOPTIONS, _SYSCALL_INFO = 0, 24, 0x4200, 0x420E
 _SYSGOOD, _FOLLOW_THREADS, _EXITKILL = 1, 8, 0x100000
+_GETREGS, _SETREGS = 12, 13
+_RAX, _ORIG_RAX = 10, 15
 _ENTRY = 1
 _WALL = 0x40000000
 # A child says where it is by a system call that fails: seeking in no file to one of these places.
@@ -54,12 +56,21 @@ def mark(place):
 
 
 def _begun_call(thread):
-    """Give the arguments of the system call that a stopped thread is about to do, if it is."""
+    """Give the system call that a stopped thread is about to do, and its arguments, if it is."""
     space = ctypes.create_string_buffer(88)
     _ptrace(_SYSCALL_INFO, thread, len(space), ctypes.addressof(space))
     if space.raw[0] != _ENTRY:
         return None
-    return struct.unpack_from("<6Q", space.raw, 32)
+    number, *arguments = struct.unpack_from("<7Q", space.raw, 24)
+    return Call(thread, number, arguments)
+
+
+def _set_register(thread, which, value):
+    """Set one of a stopped thread's registers, as x86-64 numbers them."""
+    space = ctypes.create_string_buffer(8 * 27)
+    _ptrace(_GETREGS, thread, 0, ctypes.addressof(space))
+    struct.pack_into("<q", space, which * 8, value)
+    _ptrace(_SETREGS, thread, 0, ctypes.addressof(space))
 
 
 def child(work):
@@ -78,52 +89,95 @@ def child(work):
         os._exit(status)
 
 
+class Call:
+    """A system call that a traced thread is about to do."""
+
+    def __init__(self, thread, number, arguments):
+        self.thread, self.number, self.arguments = thread, number, arguments
+        self.errno = None
+
+    def is_mark(self):
+        return self.arguments[0] & 0xFFFFFFFF == 0xFFFFFFFF
+
+    def fail(self, errno):
+        """Have it do nothing and give this error. (x86-64 only.)"""
+        self.errno = errno
+        # No such call; what it gives is put in place of what the kernel says.
+        _set_register(self.thread, _ORIG_RAX, -1)
+
+
+class Traced:
+    """A child that does some work, and stands still at each system call between its marks.
+
+    Iterating gives the calls; the child stands still until the next one is asked for. It is killed
+    at its second mark, unless it is to go on.
+    """
+
+    def __init__(self, work, *, goes_on=False):
+        def traced():
+            _ptrace(_TRACEME, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            work()
+
+        self._goes_on = goes_on
+        self.is_done = False
+        self.status = None
+        self.pid = child(traced)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+    def __iter__(self):
+        os.waitpid(self.pid, _WALL)
+        _ptrace(_SETOPTIONS, self.pid, 0, _SYSGOOD | _FOLLOW_THREADS | _EXITKILL)
+        _ptrace(_SYSCALL, self.pid)
+        threads, failing, is_counting = {self.pid}, {}, False
+        while True:
+            thread, status = os.waitpid(-1, _WALL)
+            if not os.WIFSTOPPED(status):
+                if thread == self.pid:
+                    self.status = status
+                    return
+                if thread not in threads:
+                    _ended[thread] = status
+                continue
+            threads.add(thread)
+            stop = os.WSTOPSIG(status)
+            passed_on = 0
+            # Killed meanwhile, it is not there any more.
+            with contextlib.suppress(ProcessLookupError):
+                if stop == signal.SIGTRAP | 0x80:
+                    call = _begun_call(thread)
+                    place = call.arguments[1] if call and call.is_mark() else None
+                    if thread in failing:
+                        _set_register(thread, _RAX, -failing.pop(thread))
+                    elif place == _BEGIN:
+                        is_counting = True
+                    elif place == _END:
+                        is_counting, self.is_done = False, True
+                        if not self._goes_on:
+                            self.kill()
+                    elif call is not None and is_counting:
+                        yield call
+                        if call.errno is not None:
+                            failing[thread] = call.errno
+                elif stop not in {signal.SIGTRAP, signal.SIGSTOP}:
+                    passed_on = stop
+                _ptrace(_SYSCALL, thread, 0, passed_on)
+
+
 def killed_at(count, work):
     """Do some work in a child, and kill it at a system call between its marks.
 
     False if it has fewer.
     """
-
-    def traced():
-        _ptrace(_TRACEME, 0)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        work()
-
-    pid = child(traced)
-    os.waitpid(pid, _WALL)
-    _ptrace(_SETOPTIONS, pid, 0, _SYSGOOD | _FOLLOW_THREADS | _EXITKILL)
-    _ptrace(_SYSCALL, pid)
-    threads, seen, is_counting, is_done = {pid}, 0, False, False
-    while True:
-        thread, status = os.waitpid(-1, _WALL)
-        if not os.WIFSTOPPED(status):
-            if thread == pid:
-                assert is_done or seen >= count, f"it ended by itself: {status:#x}"
-                return not is_done
-            if thread not in threads:
-                _ended[thread] = status
-            continue
-        threads.add(thread)
-        stop = os.WSTOPSIG(status)
-        passed_on = 0
-        if stop == signal.SIGTRAP | 0x80:
-            call = _begun_call(thread)
-            place = call[1] if call is not None and call[0] & 0xFFFFFFFF == 0xFFFFFFFF else None
-            if place == _BEGIN:
-                is_counting = True
-            elif place == _END:
-                is_counting, is_done = False, True
-                os.kill(pid, signal.SIGKILL)
-            elif call is not None and is_counting:
-                seen += 1
-                if seen == count:
-                    is_counting = False
-                    os.kill(pid, signal.SIGKILL)
-        elif stop not in {signal.SIGTRAP, signal.SIGSTOP}:
-            passed_on = stop
-        # Killed meanwhile, it is not there any more.
-        with contextlib.suppress(ProcessLookupError):
-            _ptrace(_SYSCALL, thread, 0, passed_on)
+    traced, seen = Traced(work), 0
+    for _ in traced:
+        seen += 1
+        if seen == count:
+            traced.kill()
+    assert traced.is_done or seen >= count, f"it ended by itself: {traced.status:#x}"
+    return not traced.is_done
 
 
 def succeeds(pid, what):
