@@ -1,9 +1,9 @@
 """Values and locks that programs share.
 
 Against what Python programs take for it: a manager's dictionary, lock files, POSIX semaphores with
-shared memory, UltraDict, and redis with a server of its own. Waking is compared with a bare eventfd,
-which wakes and says nothing else. No other of these frees anything when its process is killed,
-but for lock files.
+shared memory, UltraDict, and redis with a server of its own. Waking is compared with a bare
+eventfd, which wakes and says nothing else. No other of these frees anything when its process is
+killed, but for lock files.
 """
 
 from statistics import median

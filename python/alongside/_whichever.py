@@ -21,6 +21,8 @@ from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._session import Session
     from ._start import _Command
     from ._types import Scope
@@ -148,6 +150,8 @@ def _start_once(
         task = object()
         lock._acquire_for(id(task), until.left())
         try:
+            if lock.abandoned:
+                _wait_for_begun(name, scope, until)
             while True:
                 session = _running(name, scope, until)
                 if session is not None:
@@ -165,6 +169,57 @@ def _start_once(
                     return session
         finally:
             lock._release_for(id(task))
+
+
+def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
+    """Wait for a program that was started by one which was killed, if it has yet to publish."""
+    from ._watch import watch
+
+    for handle in _begun(name):
+        try:
+            with watch(name, scope=scope) as names:
+                poller = select.poll()
+                for descriptor in (names.fileno(), handle):
+                    poller.register(descriptor, select.POLLIN)
+                while not _is_callable(name, scope) and until.left() != 0:
+                    ready = [fd for fd, _ in poller.poll(_milliseconds(until.left()))]
+                    while names._take() is not None:
+                        pass
+                    if handle in ready:
+                        break
+        finally:
+            os.close(handle)
+
+
+def _begun(name: str) -> Iterator[int]:
+    """Give handles of programs that were started for a name; each says so in its environment."""
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                words = file.read().split(b"\0")
+            handle = os.pidfd_open(pid)
+        except OSError:
+            # Gone, or another user's.
+            continue
+        values = [word.partition(b"=") for word in words]
+        awaited = [value for key, _, value in values if key == UNTIL_PUBLISHED.encode()]
+        # What it has started in its turn says the same, and leads no kernel session.
+        if any(value.endswith(f":{name}".encode()) for value in awaited) and _leads(pid):
+            yield handle
+        else:
+            os.close(handle)
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _milliseconds(left: float | None) -> float | None:
+    """Give seconds as poll(2) takes them."""
+    return None if left is None else min(left * 1000, _MOST_MS)
 
 
 def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFailed:
@@ -250,7 +305,7 @@ class _Program:
         if not self._is_over:
             poller.register(self._handle, select.POLLIN)
         left = until.left()
-        most = None if left is None else min(left * 1000, _MOST_MS)
+        most = _milliseconds(left)
         ready = [fd for fd, _ in poller.poll(most)]
         while names._take() is not None:
             pass

@@ -88,6 +88,28 @@ def test_however_many_ask_there_is_one_start(controller, started, puppet):
     assert len(found) == 1
 
 
+def test_what_a_killed_starter_has_started_is_waited_for(controller, started, puppet, tmp_path):
+    """It publishes when it is told to, which is after its starter was killed."""
+    slow = controller.copy()
+    go = tmp_path / "go"
+    slow[2] = slow[2].replace(
+        "def answer",
+        f"""
+while not os.path.exists({str(go)!r}): time.sleep(0.001)
+def answer""",
+        1,
+    )
+    starter = puppet()
+    starter.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=None)")
+    wait_until(lambda: pids(started))
+    starter.kill()
+    other = puppet()
+    other.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=60).peer.pid")
+    wait_until(lambda: alongside.Lock(".start/controller").owner())
+    go.touch()
+    assert [other.hear()] == pids(started)
+
+
 FAIL = [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit('no plan today')"]
 
 

@@ -44,16 +44,7 @@ def test_a_writer_that_is_stopped_at_any_system_call_holds_up_no_reader(role, tm
     treat("stop", role, tmp_path, STEPS["stop"])
 
 
-# A port that cannot be had, or given back, because a lock or the cell cannot be opened or written,
-# keeps the cell and the lock: `SharedPort.__init__` and `close` stop half-way.
-KEEPS = pytest.mark.xfail(reason="shared_port that fails half-way keeps its cell, or its lock")
-FAILING = [
-    pytest.param(role, marks=KEEPS) if role in {"listen", "listen_no_more"} else role
-    for role in HOW["fail"]
-]
-
-
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the tracer knows its registers only")
-@pytest.mark.parametrize("role", FAILING)
+@pytest.mark.parametrize("role", HOW["fail"])
 def test_any_system_call_may_fail(role, tmp_path):
     treat("fail", role, tmp_path, 1 if IS_WHOLE else LONG.get(role, STEPS["fail"]))
