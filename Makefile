@@ -35,7 +35,7 @@ format:
 stress: build
 	ALONGSIDE_CYCLES=10000 $(BIN)/python -m pytest tests/crash -x -o faulthandler_timeout=1800
 
-# Every interleaving of the ring's protocol.
+# Every interleaving of the protocols of rings and cells.
 loom:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test -p alongside-shm --release --locked
 

@@ -29,6 +29,7 @@ _MODULES = {
 _WHO = ("alongside", "eventfd", "Manager", *_MODULES)
 _WORK = {
     "read": "a value read",
+    "read bytes": "seven bytes read",
     "read data": "data read",
     "write": "a value written",
     "open": "a value of another process opened, read, let go of",
@@ -42,6 +43,7 @@ _WORK = {
 # In microseconds; how many times the bare eventfd, or a connect.
 _MOST = {
     "read": 0.8,
+    "read bytes": 0.8,
     "write": 3,
     "open": 60,
     "lock": 2.5,
@@ -98,7 +100,7 @@ def _rows(samples, work, who, where):
     if who != "alongside":
         ratio = _ratio(mine, samples.rounds.get(("alongside", where), []), work, work)
         row.ratio = times_text(ratio, "alongside") if ratio else ""
-    elif work in _MOST_WAKES:
+    elif work in _MOST_WAKES and (work == "seen" or where == placement.TWO_CORES):
         ratio = _ratio(mine, samples.rounds.get(("eventfd", where), []), work, work)
         row.ratio = times_text(ratio, "eventfd") if ratio else ""
         row.goal = f"≤ {_MOST_WAKES[work]} {TIMES} eventfd"

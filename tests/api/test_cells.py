@@ -34,8 +34,17 @@ def cell():
 VALUES = [
     None,
     True,
+    False,
     -5,
-    2**63,
+    *(
+        sign * 2**bits - below
+        for bits in (0, 5, 7, 8, 15, 16, 31, 32, 63)
+        for sign in (1, -1)
+        for below in (0, 1)
+        if sign * 2**bits - below >= -(2**63)
+    ),
+    2**64 - 1,
+    float("inf"),
     1.5,
     "text",
     "surrogate \udc80",
@@ -244,8 +253,14 @@ def test_a_killed_holder_with_workers_is_gone_at_once(cell, puppet):
         cell.set('old')
         import multiprocessing
         context = multiprocessing.get_context("fork")
-        workers = [context.Process(target=time.sleep, args=(1000,)) for _ in range(3)]
+        read, write = os.pipe()
+        def work():
+            os.write(write, b"x")
+            time.sleep(1000)
+        workers = [context.Process(target=work) for _ in range(3)]
         [worker.start() for worker in workers]
+        # Each has begun: what it does first of all is to close what is not its own.
+        [os.read(read, 1) for _ in workers]
         """
     )
     workers = other("[worker.pid for worker in workers]")

@@ -248,8 +248,14 @@ def test_a_killed_owner_with_workers_frees_it(lock, puppet):
         lock.acquire()
         import multiprocessing
         context = multiprocessing.get_context("fork")
-        workers = [context.Process(target=time.sleep, args=(1000,)) for _ in range(3)]
+        read, write = os.pipe()
+        def work():
+            os.write(write, b"x")
+            time.sleep(1000)
+        workers = [context.Process(target=work) for _ in range(3)]
         [worker.start() for worker in workers]
+        # Each has begun: what it does first of all is to close what is not its own.
+        [os.read(read, 1) for _ in workers]
         """
     )
     workers = other("[worker.pid for worker in workers]")

@@ -10,7 +10,7 @@ use alongside_core::shared::{PATIENCE, leave_all};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyEllipsis, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyEllipsis, PyFloat, PyType};
 
 use crate::body::LONG_COPY;
 use crate::directory::scope_of;
@@ -178,13 +178,42 @@ fn with_arrays<'py>(py: Python<'py>, packed: &Packed<'_>) -> PyResult<Bound<'py,
     })
 }
 
+/// A number, a truth or nothing, which are most of what cells have: made without a word of Python's.
+#[inline]
+fn plain<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
+    fn whole<const N: usize>(rest: &[u8]) -> Option<[u8; N]> {
+        rest.try_into().ok()
+    }
+    let (marker, rest) = bytes.split_first()?;
+    let number = match marker {
+        0xc0 if rest.is_empty() => return Some(py.None().into_bound(py)),
+        0xc2 | 0xc3 if rest.is_empty() => {
+            return Some(PyBool::new(py, *marker == 0xc3).to_owned().into_any());
+        }
+        0xcb => return Some(PyFloat::new(py, f64::from_be_bytes(whole(rest)?)).into_any()),
+        0x00..=0x7f | 0xe0..=0xff if rest.is_empty() => i64::from(*marker as i8),
+        0xcc => i64::from(u8::from_be_bytes(whole(rest)?)),
+        0xcd => i64::from(u16::from_be_bytes(whole(rest)?)),
+        0xce => i64::from(u32::from_be_bytes(whole(rest)?)),
+        0xd0 => i64::from(i8::from_be_bytes(whole(rest)?)),
+        0xd1 => i64::from(i16::from_be_bytes(whole(rest)?)),
+        0xd2 => i64::from(i32::from_be_bytes(whole(rest)?)),
+        0xd3 => i64::from_be_bytes(whole(rest)?),
+        _ => return None,
+    };
+    number.into_pyobject(py).ok().map(Bound::into_any)
+}
+
 /// The object that a value means. Whoever shares the cell may have written anything.
 fn decoded<'py>(py: Python<'py>, codec: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     static DECODE: Named = Named::new("alongside._data", "decode");
     static DECODE_LEASED: Named = Named::new("alongside._data", "decode_leased");
     match codec {
         RAW => Ok(PyBytes::new(py, bytes).into_any()),
-        PACKED => DECODE.get(py)?.call1((PyBytes::new(py, bytes),)),
+        PACKED => match plain(py, bytes) {
+            Some(value) => Ok(value),
+            None => DECODE.get(py)?.call1((PyBytes::new(py, bytes),)),
+        },
         WITH_ARRAYS => {
             let parts = bytes.split_first_chunk::<8>().and_then(|(length, rest)| {
                 let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;

@@ -148,6 +148,21 @@ impl Scope {
         Ok(Home { directory, owner })
     }
 
+    /// What tells this user's directories from all others, in their order: whether they are still those that
+    /// [`Scope::existing`] gave.
+    pub(crate) fn identities(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let owner = own_uid();
+        if self.is_shared() {
+            let homes = self.existing(&|uid| uid == owner)?;
+            let facts = homes.iter().filter_map(|home| home.directory.facts().ok());
+            return Ok(facts.map(|facts| facts.identity()).collect());
+        }
+        let is_right = |found: &Result<Facts, Errno>| refusal(found, owner, NO_OTHERS).is_none();
+        let here = paths().into_iter().filter(|path| is_right(&file::facts(path)));
+        let parts = here.map(|path| file::facts(&path.join(self.part()))).filter(is_right);
+        Ok(parts.flatten().map(|facts| facts.identity()).collect())
+    }
+
     /// Whether the directory in which new things are made is there already, perhaps.
     pub(crate) fn has_first(&self) -> bool {
         let first = || paths().into_iter().next().map(|path| path.join(self.part()));

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use alongside_sys::file::{self, Facts, Hold};
-use alongside_sys::{Errno, Fd, is_main_thread, own_uid};
+use alongside_sys::{Fd, is_main_thread, own_uid};
 
 use crate::deadline::Deadline;
 use crate::directory::scope::{Home, Scope};
@@ -156,11 +156,9 @@ impl Gates {
                 Err(pid) => return Ok(Err(pid)),
             }
         }
-        let identities = |homes: &[Home]| -> Vec<Result<(u64, u64), Errno>> {
-            homes.iter().map(|home| home.directory.facts().map(|facts| facts.identity())).collect()
-        };
-        let (seen, now) = (identities(&homes), identities(&own(scope)?));
-        Ok(if seen == now { Ok(Gates { homes, locked }) } else { Err(0) })
+        let facts = homes.iter().filter_map(|home| home.directory.facts().ok());
+        let seen: Vec<_> = facts.map(|facts| facts.identity()).collect();
+        Ok(if seen == scope.identities()? { Ok(Gates { homes, locked }) } else { Err(0) })
     }
 }
 
