@@ -101,7 +101,7 @@ impl Scope {
             let refusal = refusal(&found, own_uid(), NO_OTHERS);
             Place { path, refusal: refusal.filter(|_| found != Err(Errno::NOENT)), found }
         };
-        paths().into_iter().map(place).collect()
+        paths(own_uid()).into_iter().map(place).collect()
     }
 
     /// The directories that there are of those users who are meant.
@@ -111,7 +111,7 @@ impl Scope {
         }
         let owner = own_uid();
         let is_right = |found: Result<Facts, Errno>| refusal(&found, owner, NO_OTHERS).is_none();
-        let here = paths().into_iter().filter(|path| is_right(file::facts(path)));
+        let here = paths(owner).into_iter().filter(|path| is_right(file::facts(path)));
         let mut found = Vec::new();
         for path in here.map(|path| path.join(self.part())) {
             match Directory::open(&path) {
@@ -131,7 +131,7 @@ impl Scope {
         if self.is_shared() {
             return own_home(&machine()?, owner);
         }
-        let Some(path) = paths().into_iter().next() else {
+        let Some(path) = paths(owner).into_iter().next() else {
             unreachable!("there is always the last one")
         };
         file::make_directory(&path).map_err(Error::file(&path))?;
@@ -158,14 +158,14 @@ impl Scope {
             return Ok(facts.map(|facts| facts.identity()).collect());
         }
         let is_right = |found: &Result<Facts, Errno>| refusal(found, owner, NO_OTHERS).is_none();
-        let here = paths().into_iter().filter(|path| is_right(&file::facts(path)));
+        let here = paths(owner).into_iter().filter(|path| is_right(&file::facts(path)));
         let parts = here.map(|path| file::facts(&path.join(self.part()))).filter(is_right);
         Ok(parts.flatten().map(|facts| facts.identity()).collect())
     }
 
     /// Whether the directory in which new things are made is there already, perhaps.
     pub(crate) fn has_first(&self) -> bool {
-        let first = || paths().into_iter().next().map(|path| path.join(self.part()));
+        let first = || paths(own_uid()).into_iter().next().map(|path| path.join(self.part()));
         !self.is_shared() && first().is_some_and(|path| file::facts(&path).is_ok())
     }
 
@@ -180,7 +180,8 @@ impl Scope {
             return vec![MACHINE.into()];
         }
         // What comes after the place in which new things are made can only be another's first one.
-        let missing = bases().into_iter().take_while(|base| is_missing(base));
+        let owner = own_uid();
+        let missing = bases(owner).into_iter().take_while(|base| is_missing(base, owner));
         missing.filter_map(|base| deepest_existing(&base)).collect()
     }
 
@@ -196,9 +197,9 @@ impl Scope {
 // ---- one user's ----------------------------------------------------------------------------------
 
 /// The runtime directories that this user may have.
-fn bases() -> Vec<PathBuf> {
+fn bases(owner: u32) -> Vec<PathBuf> {
     let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let usual = PathBuf::from(format!("/run/user/{}", own_uid()));
+    let usual = PathBuf::from(format!("/run/user/{owner}"));
     let mut bases: Vec<PathBuf> = named.into_iter().filter(|path| path.is_absolute()).collect();
     if !bases.contains(&usual) {
         bases.push(usual);
@@ -207,15 +208,15 @@ fn bases() -> Vec<PathBuf> {
 }
 
 /// A runtime directory counts where it is there, and this user's alone.
-fn is_missing(base: &Path) -> bool {
-    refusal(&file::facts(base), own_uid(), NO_OTHERS).is_some()
+fn is_missing(base: &Path, owner: u32) -> bool {
+    refusal(&file::facts(base), owner, NO_OTHERS).is_some()
 }
 
 /// The places of this user, in the order in which they are tried. The last one can always be made.
-fn paths() -> Vec<PathBuf> {
-    let here = bases().into_iter().filter(|base| !is_missing(base));
+fn paths(owner: u32) -> Vec<PathBuf> {
+    let here = bases(owner).into_iter().filter(|base| !is_missing(base, owner));
     let mut paths: Vec<PathBuf> = here.map(|base| base.join("alongside")).collect();
-    paths.push(PathBuf::from(format!("/tmp/alongside-{}", own_uid())));
+    paths.push(PathBuf::from(format!("/tmp/alongside-{owner}")));
     paths
 }
 

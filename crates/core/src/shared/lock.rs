@@ -208,7 +208,7 @@ impl Lock {
 
     fn acquire_among_processes(&self, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
-        let attention = Attention::new();
+        let mut attention = None;
         loop {
             if file::lock_whole(&shared.held.file).map_err(|errno| shared.held.failed(errno))? {
                 let taken = shared.check_place().and_then(|()| self.sign());
@@ -225,7 +225,9 @@ impl Lock {
             let most = if record.is_taken() { IS_IT_ALIVE } else { A_MOMENT };
             match shared.words.wait(WORD_AT, record.word, until.at_most(most).left()) {
                 Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
-                Ok(()) | Err(WaitEnd::TimedOut) => attention.look()?,
+                Ok(()) | Err(WaitEnd::TimedOut) => {
+                    attention.get_or_insert_with(Attention::new).look()?;
+                }
             }
         }
     }
