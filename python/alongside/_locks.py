@@ -42,8 +42,8 @@ class Lock(_core.Lock):
 
     Attributes:
         name: the name.
-        abandoned: whether the process that had it before was killed while it did; what the lock
-            protects may be half done. It is about the last time that this object got the lock.
+        abandoned: whether the process that had it before ended while it did, killed or not; what
+            the lock protects may be half done. It is about the last time that this object got the lock.
 
     Raises:
         ValueError: the name breaks a rule.
@@ -181,7 +181,7 @@ class Hold:
     """What a reader or a writer has of an `RWLock`, from `with` to its end.
 
     Attributes:
-        abandoned: whether the last writer was killed while it had the lock.
+        abandoned: whether the last writer ended while it had the lock.
     """
 
     def __init__(self, lock: RWLock, timeout: float | None, *, is_writer: bool) -> None:

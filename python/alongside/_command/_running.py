@@ -51,7 +51,7 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
         process = subprocess.Popen(
             words,
             env=os.environ | environment,
-            preexec_fn=lambda: end_with(parent),  # noqa: PLW1509 - there are no other threads' locks
+            preexec_fn=lambda: end_with(parent),  # noqa: PLW1509 - takes no lock
         )
         for told in early:
             process.send_signal(told)

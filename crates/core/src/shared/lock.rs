@@ -14,7 +14,7 @@
 //!
 //! # Invariants
 //! * **L1** the record is written only by who has the file's lock.
-//! * **L2** the word is odd from before the owner's program goes on until after it has given the lock back.
+//! * **L2** the word is odd from before the owner's program goes on until it begins to give the lock back.
 //! * **L3** who sleeps has seen the word, and sleeps only if it still has that value: so giving back is not
 //!   missed.
 
@@ -129,7 +129,7 @@ impl Record {
     }
 }
 
-/// Whether who had it was killed, of a lock that nobody holds.
+/// Whether who had it has ended with it, of a lock that nobody holds.
 pub(crate) fn is_abandoned(file: &Fd) -> bool {
     Record::read(file).is_ok_and(|record| record.is_taken())
 }
@@ -191,7 +191,7 @@ impl Lock {
     }
 
     /// Takes it for a thread or a task of this process, which is no zero, or says why not; gives whether its
-    /// last owner was killed.
+    /// last owner ended with it.
     #[inline]
     pub fn acquire(&self, taker: usize, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
@@ -232,7 +232,7 @@ impl Lock {
         }
     }
 
-    /// Says in the file whose it is; gives whether its last owner was killed.
+    /// Says in the file whose it is; gives whether its last owner ended with it.
     fn sign(&self) -> Result<bool, Error> {
         let shared = &*self.shared;
         let record = shared.record()?;
