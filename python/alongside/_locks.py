@@ -43,7 +43,8 @@ class Lock(_core.Lock):
     Attributes:
         name: the name.
         abandoned: whether the process that had it before ended while it did, killed or not; what
-            the lock protects may be half done. It is about the last time that this object got the lock.
+            the lock protects may be half done. It is about the last time that this object got
+            the lock.
 
     Raises:
         ValueError: the name breaks a rule.

@@ -256,7 +256,7 @@ def test_a_killed_holder_with_workers_is_gone_at_once(cell, puppet):
         read, write = os.pipe()
         def work():
             os.write(write, b"x")
-            time.sleep(1000)
+            signal.pause()
         workers = [context.Process(target=work) for _ in range(3)]
         [worker.start() for worker in workers]
         # Each has begun: what it does first of all is to close what is not its own.
@@ -348,7 +348,7 @@ def test_of_many_programs_one_makes_the_value(cell, puppet):
     for other in others:
         other.run("cell = alongside.Cell('a/b')")
     for other in others:
-        other.say("cell.get_or_set(lambda: time.sleep(0.01) or os.getpid())")
+        other.say("cell.get_or_set(os.getpid)")
     found = [other.hear() for other in others]
     assert len(set(found)) == 1
     assert found[0] in {other.pid for other in others}
@@ -401,7 +401,7 @@ def _may_make(cell):
 def test_who_waits_goes_on_when_the_maker_is_killed(cell, puppet):
     other = puppet()
     other.run("cell = alongside.Cell('a/b')")
-    other.say("cell.get_or_set(lambda: time.sleep(1000))")
+    other.say("cell.get_or_set(signal.pause)")
     wait_until(lambda: not _may_make(cell))
     with pytest.raises(alongside.TimedOut):
         cell.get_or_set(lambda: "too early", timeout=0.05)
@@ -416,7 +416,7 @@ def test_who_waits_goes_on_when_the_maker_is_killed(cell, puppet):
 def test_who_waits_gets_what_somebody_sets_meanwhile(cell, puppet):
     other = puppet()
     other.run("cell = alongside.Cell('a/b')")
-    other.say("cell.get_or_set(lambda: time.sleep(1000))")
+    other.say("cell.get_or_set(signal.pause)")
     wait_until(lambda: not _may_make(cell))
     found = []
     waiter = threading.Thread(target=lambda: found.append(cell.get_or_set(lambda: "never")))
@@ -567,7 +567,7 @@ def test_tasks_make_one_value(cell):
         made = []
 
         async def factory():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
             made.append(1)
             return len(made)
 

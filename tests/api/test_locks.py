@@ -43,7 +43,8 @@ def test_one_program_has_it_at_a_time(lock, puppet):
 def test_who_waits_gets_it_when_it_is_released(lock, puppet):
     other = puppet()
     other.run("lock = alongside.Lock('a/b'); lock.acquire()")
-    other.say("time.sleep(0.05) or lock.release()")
+    waits = f"'futex' not in open('/proc/{os.getpid()}/wchan').read()"
+    other.say(f"while {waits}: pass\nlock.release()", "exec")
     lock.acquire()
     other.hear()
     assert not lock.abandoned
@@ -251,7 +252,7 @@ def test_a_killed_owner_with_workers_frees_it(lock, puppet):
         read, write = os.pipe()
         def work():
             os.write(write, b"x")
-            time.sleep(1000)
+            signal.pause()
         workers = [context.Process(target=work) for _ in range(3)]
         [worker.start() for worker in workers]
         # Each has begun: what it does first of all is to close what is not its own.
@@ -323,7 +324,7 @@ def test_tasks_exclude_each_other(run, puppet):
             inside += 1
             most.append(inside)
             assert not other("lock.try_acquire()")
-            await asleep(0.001)
+            await asleep(0)
             with pytest.raises(RuntimeError, match="for ever"):
                 await lock.aacquire()
             inside -= 1
@@ -349,7 +350,7 @@ def test_a_task_that_is_cancelled_does_not_have_it(lock, puppet):
         with pytest.raises(alongside.TimedOut):
             await lock.aacquire(timeout=0.01)
         waiter = asyncio.create_task(lock.aacquire())
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiter

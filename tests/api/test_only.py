@@ -112,7 +112,7 @@ def test_an_async_handler_is_awaited(first, puppet):
         visits = []
 
         async def take(visit):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
             visits.append(visit)
 
         first.on_other(take, on=loops.Asyncio())
@@ -198,7 +198,7 @@ def test_tasks_ask(first, puppet):
         other = puppet()
         other.run("instance = alongside.only('app')")
         waiter = asyncio.create_task(alongside.aonly("app", timeout=0.2))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiter

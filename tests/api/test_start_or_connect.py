@@ -16,7 +16,7 @@ from tests.conftest import has_ended, wait_until
 pytestmark = pytest.mark.usefixtures("scope")
 
 SERVE = """
-import alongside, os, sys, time
+import alongside, os, signal, sys, time
 with open(sys.argv[1], "a") as file:
     file.write(f"{os.getpid()}\\n")
 def answer(data, session):
@@ -24,7 +24,7 @@ def answer(data, session):
         os._exit(0)
     session.send([os.getpid(), data])
 with alongside.publish("controller", answer):
-    time.sleep(1000)
+    signal.pause()
 """
 
 
@@ -110,15 +110,20 @@ def answer""",
     assert [other.hear()] == pids(started)
 
 
-FAIL = [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit('no plan today')"]
-
-
 def test_all_that_wait_are_told_why_it_failed(puppet, tmp_path):
     others = [puppet() for _ in range(5)]
-    count = tmp_path / "count"
-    fail = ["sh", "-c", f"echo x >> {count}; sleep 0.3; echo no plan today >&2; exit 3"]
+    count, go = tmp_path / "count", tmp_path / "go"
+    fail = [
+        "sh",
+        "-c",
+        f"echo x >> {count}; until [ -e {go} ]; do :; done; echo no plan today >&2; exit 3",
+    ]
+    failures = alongside.Cell(".start/controller", max_size=256 << 10)
     for other in others:
         other.say(f"alongside.start_or_connect('controller', {fail!r})")
+    # One has started it, and all the others wait for that.
+    wait_until(lambda: len(failures.holders()) == len(others) + 1)
+    go.touch()
     for other in others:
         with pytest.raises(alongside.StartFailed, match="no plan today") as caught:
             other.hear()
@@ -126,6 +131,7 @@ def test_all_that_wait_are_told_why_it_failed(puppet, tmp_path):
         assert caught.value.stderr == b"no plan today\n"
     # Who asked while another's start went on shares its end.
     assert len(count.read_text().split()) < len(others)
+    failures.close()
 
 
 def test_one_that_ends_as_soon_as_it_has_published_is_not_started_for_ever(tmp_path):

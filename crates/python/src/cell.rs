@@ -142,13 +142,13 @@ impl Cell {
         };
         if bytes.len() <= LONG_COPY {
             // At once, if nobody else is at it: who must wait lets the interpreter go.
-            match self.core.write(codec, &[bytes], expected, Deadline::Now) {
+            match self.core.write(codec, bytes, expected, Deadline::Now) {
                 Err(Error::TimedOut | Error::Stuck(_) | Error::Interrupted) => {}
                 done => return done.map_err(|error| self.failed(py, error)),
             }
         }
         let until = Deadline::after(Some(PATIENCE));
-        self.go_through(py, || self.core.write(codec, &[bytes], expected, until))
+        self.go_through(py, || self.core.write(codec, bytes, expected, until))
     }
 }
 

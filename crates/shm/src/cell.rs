@@ -375,7 +375,7 @@ impl CellLayout {
         &self,
         pages: &P,
         codec: u8,
-        parts: &[&[u8]],
+        bytes: &[u8],
         expected: Option<u64>,
     ) -> Result<Written, Unread<P::Error>> {
         let (sequence, which) = match self.current(pages, &mut Snapshot::new())? {
@@ -389,20 +389,17 @@ impl CellLayout {
         // What no honest program has counted to.
         let next = sequence.checked_add(1).ok_or(Unread::Torn)?;
         let slot = 1 - which;
-        let whole = match parts {
-            [one] => std::borrow::Cow::Borrowed(*one),
-            parts => std::borrow::Cow::Owned(parts.concat()),
-        };
-        let head = Head { sequence: next, bytes: whole.len() as u64, codec, sum: checksum(&whole) };
+        let head = Head { sequence: next, bytes: bytes.len() as u64, codec, sum: checksum(bytes) };
         let slot_at = word_of(slot) as u64;
         if head.is_short() {
-            let mut bytes = [0; SLOT_BYTES];
-            bytes[..SLOT_HEAD_BYTES].copy_from_slice(&head.to_bytes());
-            bytes[SLOT_HEAD_BYTES..SLOT_HEAD_BYTES + whole.len()].copy_from_slice(&whole);
-            pages.write(slot_at, &bytes[..SLOT_HEAD_BYTES + whole.len()])?;
+            let mut whole = [0; SLOT_BYTES];
+            let end = SLOT_HEAD_BYTES + bytes.len();
+            whole[..SLOT_HEAD_BYTES].copy_from_slice(&head.to_bytes());
+            whole[SLOT_HEAD_BYTES..end].copy_from_slice(bytes);
+            pages.write(slot_at, &whole[..end])?;
         } else {
             // C1: the head is the last.
-            pages.write(self.long_at(slot), &whole)?;
+            pages.write(self.long_at(slot), bytes)?;
             pages.write(slot_at, &head.to_bytes())?;
         }
         Ok(Written { sequence: next, word_at: Some(word_of(slot)) })
@@ -462,17 +459,17 @@ mod tests {
     }
 
     fn set(memory: &Memory, bytes: &[u8]) -> Result<(u64, bool), Unread<Killed>> {
-        write(memory, 3, &[bytes], None)
+        write(memory, 3, bytes, None)
     }
 
     fn write(
         memory: &Memory,
         codec: u8,
-        parts: &[&[u8]],
+        bytes: &[u8],
         expected: Option<u64>,
     ) -> Result<(u64, bool), Unread<Killed>> {
         let before = LAYOUT.sequence(memory).ok();
-        let written = LAYOUT.write(memory, codec, parts, expected)?;
+        let written = LAYOUT.write(memory, codec, bytes, expected)?;
         if let (Some((_, next)), Some(word_at)) = (before, written.word_at) {
             assert_eq!(next.word_at, word_at, "where the next value was to be seen");
         }
@@ -505,8 +502,8 @@ mod tests {
             assert_eq!(LAYOUT.read(&memory), Ok(Some(Value { codec: 3, bytes, sequence: count })));
             assert_eq!(number(&memory), count);
         }
-        assert_eq!(write(&memory, 1, &[b"x"], Some(7)), Ok((8, false)));
-        assert_eq!(write(&memory, 1, &[b"x", b"y"], Some(8)), Ok((9, true)));
+        assert_eq!(write(&memory, 1, b"x", Some(7)), Ok((8, false)));
+        assert_eq!(write(&memory, 1, b"xy", Some(8)), Ok((9, true)));
         assert_eq!(LAYOUT.read(&memory).unwrap().unwrap().bytes, b"xy");
     }
 

@@ -181,10 +181,7 @@ impl Cell {
             return Err(Error::Rule(format!("max_size is {most}, it can be {MOST_CELL_BYTES}")));
         }
         let wanted = Wanted { kind: Kind::Cell, scope: scope.clone(), name: checked(name)? };
-        let Some(held) = wanted.open(&Shape { most }, true, until)? else {
-            unreachable!("it is made if there is none")
-        };
-        Cell::of(held)
+        Cell::of(wanted.open_or_make(&Shape { most }, until)?)
     }
 
     /// Opens a cell that somebody holds, whatever it has room for. None if nobody does.
@@ -206,7 +203,7 @@ impl Cell {
             }
         }
         let wanted = Wanted { kind: Kind::Cell, scope: scope.clone(), name: checked(name)? };
-        wanted.open(&Any, false, until)?.map(Cell::of).transpose()
+        wanted.open_existing(&Any, until)?.map(Cell::of).transpose()
     }
 
     fn of(held: Held) -> Result<Cell, Error> {
@@ -271,18 +268,18 @@ impl Cell {
     pub fn write(
         &self,
         codec: u8,
-        parts: &[&[u8]],
+        value: &[u8],
         expected: Option<u64>,
         until: Deadline,
     ) -> Result<Written, Error> {
         let shared = &*self.opened()?;
-        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let bytes = value.len() as u64;
         if bytes > shared.layout.most {
             return Err(Error::TooLarge { bytes, limit: shared.layout.most });
         }
         let words = shared.words()?;
         shared.alone(until, &mut |shared| {
-            let written = shared.layout.write(&shared.held, codec, parts, expected)?;
+            let written = shared.layout.write(&shared.held, codec, value, expected)?;
             // At once: who is woken needs longer to come than the next writer to be let in.
             if let Some(word_at) = written.word_at {
                 words.wake_all(word_at);

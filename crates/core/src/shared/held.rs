@@ -79,9 +79,28 @@ impl Wanted {
         entry::hexadecimal(self.name.number())
     }
 
-    /// Opens the file, or makes it if there is none that somebody holds. None if there is none, and it is
-    /// not to be made.
-    pub(crate) fn open(
+    /// Opens the file, or makes it if there is none that somebody holds.
+    pub(crate) fn open_or_make(
+        self,
+        content: &dyn Content,
+        until: Deadline,
+    ) -> Result<Held, Error> {
+        let name = self.name.clone();
+        let none =
+            || Error::ScopeLost(format!("there is no place for {:?} any more", name.as_str()));
+        self.open(content, true, until)?.ok_or_else(none)
+    }
+
+    /// Opens the file if somebody holds it.
+    pub(crate) fn open_existing(
+        self,
+        content: &dyn Content,
+        until: Deadline,
+    ) -> Result<Option<Held>, Error> {
+        self.open(content, false, until)
+    }
+
+    fn open(
         self,
         content: &dyn Content,
         makes: bool,

@@ -109,6 +109,20 @@ impl Record {
         Ok(Record { number: whole(0), word: half(8), pid: half(12), begun: whole(16) })
     }
 
+    /// That of a file that is held, which may be opened once more, and has this number.
+    #[inline]
+    pub(crate) fn of(held: &Held, file: &Fd, number: u64) -> Result<Record, Error> {
+        let record = match Record::read(file) {
+            Err(Errno::NODATA) => {
+                let path = held.path();
+                return Err(Error::Corrupt(format!("{} was cut short", path.display())));
+            }
+            record => record.map_err(|errno| held.failed(errno))?,
+        };
+        // Somebody has closed the descriptor, and another file has got its number.
+        if record.number == number { Ok(record) } else { Err(Error::HandleLost(Errno::BADF)) }
+    }
+
     /// All but the file's number, which stays.
     pub(crate) fn write(&self, file: impl AsFd) -> Result<(), Errno> {
         let mut bytes = [0; RECORD_BYTES - 8];
@@ -168,9 +182,7 @@ impl Lock {
     /// Opens a lock, or makes one if nobody has it open.
     pub fn open(name: &str, scope: &Scope, until: Deadline) -> Result<Lock, Error> {
         let wanted = Wanted { kind: Kind::Lock, scope: scope.clone(), name: checked(name)? };
-        let Some(held) = wanted.open(&Form(Kind::Lock), true, until)? else {
-            unreachable!("it is made if there is none")
-        };
+        let held = wanted.open_or_make(&Form(Kind::Lock), until)?;
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
         let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
         let (turn, taker, looked_ns) = Default::default();
@@ -267,11 +279,6 @@ impl Lock {
         Ok((record.is_taken() && lives()).then_some((record.pid, record.begun)))
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.shared.held.wanted.name.as_str()
-    }
-
     /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
     pub fn keep_if_taken(&self) {
         if self.is_ours() && self.taker() != 0 {
@@ -318,15 +325,7 @@ impl Shared {
 
     #[inline]
     fn record(&self) -> Result<Record, Error> {
-        let record = match Record::read(&self.held.file) {
-            Err(Errno::NODATA) => {
-                let path = self.held.path();
-                return Err(Error::Corrupt(format!("{} was cut short", path.display())));
-            }
-            record => record.map_err(|errno| self.held.failed(errno))?,
-        };
-        // Somebody has closed the descriptor, and another file has got its number.
-        if record.number == self.number { Ok(record) } else { Err(Error::HandleLost(Errno::BADF)) }
+        Record::of(&self.held, &self.held.file, self.number)
     }
 }
 

@@ -64,9 +64,7 @@ impl RwLock {
     /// Opens a lock, or makes one if nobody has it open.
     pub fn open(name: &str, scope: &Scope, until: Deadline) -> Result<RwLock, Error> {
         let wanted = Wanted { kind: Kind::RwLock, scope: scope.clone(), name: checked(name)? };
-        let Some(held) = wanted.open(&Form(Kind::RwLock), true, until)? else {
-            unreachable!("it is made if there is none")
-        };
+        let held = wanted.open_or_make(&Form(Kind::RwLock), until)?;
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
         let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
         let (number, holds) = (record.number, AtomicUsize::new(0));
@@ -76,11 +74,6 @@ impl RwLock {
     /// Whether it was opened by this process, not by the one that forked it.
     pub fn is_ours(&self) -> bool {
         self.shared.held.is_ours()
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.shared.held.wanted.name.as_str()
     }
 
     /// Its file.
@@ -98,7 +91,7 @@ impl RwLock {
             return Err(lock::ending(&shared.held));
         }
         loop {
-            let record = shared.record(&file)?;
+            let record = Record::of(&shared.held, &file, shared.number)?;
             if shared.try_enter(&file, is_writer).map_err(|errno| shared.held.failed(errno))? {
                 return self.enter(file, is_writer);
             }
@@ -115,7 +108,7 @@ impl RwLock {
 
     fn enter(&self, file: Fd, is_writer: bool) -> Result<RwHold, Error> {
         self.shared.held.check_place("lock")?;
-        let record = self.shared.record(&file)?;
+        let record = Record::of(&self.shared.held, &file, self.shared.number)?;
         let abandoned = record.is_taken();
         if is_writer {
             let signed = record.sign().write(&file);
@@ -127,19 +120,6 @@ impl RwLock {
 }
 
 impl Shared {
-    /// What the file says, which was opened once more.
-    fn record(&self, file: &Fd) -> Result<Record, Error> {
-        let record = match Record::read(file) {
-            Err(Errno::NODATA) => {
-                let path = self.held.path();
-                return Err(Error::Corrupt(format!("{} was cut short", path.display())));
-            }
-            record => record.map_err(|errno| self.held.failed(errno))?,
-        };
-        // Another file may have got the number of a descriptor that somebody has closed.
-        if record.number == self.number { Ok(record) } else { Err(Error::HandleLost(Errno::BADF)) }
-    }
-
     /// Goes through the door into the room, if nobody is in the way.
     fn try_enter(&self, file: &Fd, is_writer: bool) -> Result<bool, Errno> {
         let (how, (_, bytes)) =

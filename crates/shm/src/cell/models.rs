@@ -57,7 +57,7 @@ impl Pages for Words {
 
 /// Each value says its own number.
 fn set(words: &Words, number: u64) -> Option<usize> {
-    let written = LAYOUT.write(words, 0, &[&number.to_le_bytes()], None);
+    let written = LAYOUT.write(words, 0, &number.to_le_bytes(), None);
     written.ok().and_then(|written| written.word_at)
 }
 
