@@ -232,6 +232,11 @@ def test_a_directory_that_others_may_enter_is_refused(scope, tmp_path):
     with pytest.raises(alongside.Denied, match=r"alongside: others may enter it \(mode 0755\)"):
         alongside.publish("b")
     assert alongside.running() == []
+    scope.parent.chmod(0o500)
+    what_for = r"alongside: its owner may not read, write and enter it \(mode 0500\)"
+    for make in (alongside.publish, alongside.Cell, alongside.Lock):
+        with pytest.raises(alongside.Denied, match=what_for):
+            make("b")
     scope.parent.chmod(0o700)
     with alongside.publish("b"):
         # A runtime directory that others may enter is none: the next place is taken.

@@ -139,6 +139,8 @@ def last_resort():
     ("change", "why"),
     [
         (lambda path: path.chmod(0o755), "others may enter it (mode 0755)"),
+        (lambda path: path.chmod(0o500), "its owner may not read, write and enter it (mode 0500)"),
+        (lambda path: (path.rmdir(), path.symlink_to("/run")), "symbolic link"),
         (lambda path: path.rmdir(), "No such file"),
         (lambda path: (path.rmdir(), path.touch()), "no directory"),
     ],

@@ -402,8 +402,11 @@ pub(crate) fn places(
     scope: &str,
 ) -> PyResult<Vec<(PathBuf, bool, Option<String>)>> {
     let scope = scope_of(py, scope)?;
-    let found = py.detach(|| scope.places()).into_iter();
-    Ok(found.map(|Place { path, found, refusal }| (path, found.is_ok(), refusal)).collect())
+    let found = py.detach(|| scope.places()).map_err(|error| to_python(py, error, None))?;
+    Ok(found
+        .into_iter()
+        .map(|Place { path, found, refusal }| (path, found.is_ok(), refusal))
+        .collect())
 }
 
 /// The files in a scope's directories that are no entries: each path and what is wrong with it, or none if

@@ -84,7 +84,7 @@ def _scope(scope: Scope) -> Iterator[Finding]:
         is_broken = scope == "machine" and os.path.lexists(_core.places(scope)[0][0])
         yield finding_of(error, subject, "error" if is_broken else "info")
         return
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         yield finding_of(error, subject, "error")
         return
     for path, is_there, refusal in places:
@@ -239,13 +239,15 @@ def _fault_of_runtime_directory(path: Path) -> str:
     if not path.is_absolute():
         return "it is no absolute path"
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError as error:
         return error.strerror or "it cannot be looked at"
-    if not stat.S_ISDIR(found.st_mode):
-        return "it is no directory"
-    if found.st_uid != os.geteuid():
-        return f"it belongs to user {found.st_uid}"
-    if found.st_mode & 0o077:
-        return f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
-    return ""
+    mode = stat.S_IMODE(found.st_mode)
+    faults = {
+        "it is a symbolic link": stat.S_ISLNK(found.st_mode),
+        "it is no directory": not stat.S_ISDIR(found.st_mode),
+        f"it belongs to user {found.st_uid}": found.st_uid != os.geteuid(),
+        f"others may enter it (mode {mode:04o})": mode & 0o077,
+        f"its owner may not read, write and enter it (mode {mode:04o})": mode & 0o700 != 0o700,
+    }
+    return next((fault for fault, is_so in faults.items() if is_so), "")

@@ -92,16 +92,16 @@ impl Scope {
     }
 
     /// What is known of all places.
-    pub fn places(&self) -> Vec<Place> {
+    pub fn places(&self) -> Result<Vec<Place>, Error> {
         if self.is_shared() {
-            return machine_places();
+            return Ok(machine_places());
         }
         let place = |path: PathBuf| {
             let found = file::facts(&path);
             let refusal = refusal(&found, own_uid(), NO_OTHERS);
             Place { path, refusal: refusal.filter(|_| found != Err(Errno::NOENT)), found }
         };
-        paths(own_uid()).into_iter().map(place).collect()
+        Ok(paths(own_uid())?.into_iter().map(place).collect())
     }
 
     /// The directories that there are of those users who are meant.
@@ -110,19 +110,24 @@ impl Scope {
             return homes(&machine()?, is_meant);
         }
         let owner = own_uid();
-        let is_right = |found: Result<Facts, Errno>| refusal(&found, owner, NO_OTHERS).is_none();
-        let here = paths(owner).into_iter().filter(|path| is_right(file::facts(path)));
-        let mut found = Vec::new();
-        for path in here.map(|path| path.join(self.part())) {
+        let mut homes = Vec::new();
+        for path in paths(owner)? {
+            if !is_place(&path, owner)? {
+                continue;
+            }
+            let path = path.join(self.part());
             match Directory::open(&path) {
-                Ok(directory) if is_right(directory.facts()) => {
-                    found.push(Home { directory, owner });
+                Ok(directory) if refusal(&directory.facts(), owner, NO_OTHERS).is_none() => {
+                    homes.push(Home { directory, owner });
                 }
-                Err(errno) if is_shortage(errno) => return Err(Error::File(path, errno)),
+                // One that counts and cannot be opened is there for others.
+                Err(errno) if errno == Errno::ACCESS || !is_absence(errno) => {
+                    return Err(Error::File(path, errno));
+                }
                 _ => {}
             }
         }
-        Ok(found)
+        Ok(homes)
     }
 
     /// The directory in which new things are made.
@@ -131,9 +136,7 @@ impl Scope {
         if self.is_shared() {
             return own_home(&machine()?, owner);
         }
-        let Some(path) = paths(owner).into_iter().next() else {
-            unreachable!("there is always the last one")
-        };
+        let path = first_path(owner)?;
         file::make_directory(&path).map_err(Error::file(&path))?;
         let place = Directory::open(&path).map_err(Error::file(&path))?;
         let counts = |directory: &Directory| match refusal(&directory.facts(), owner, NO_OTHERS) {
@@ -157,16 +160,24 @@ impl Scope {
             let facts = homes.iter().filter_map(|home| home.directory.facts().ok());
             return Ok(facts.map(|facts| facts.identity()).collect());
         }
-        let is_right = |found: &Result<Facts, Errno>| refusal(found, owner, NO_OTHERS).is_none();
-        let here = paths(owner).into_iter().filter(|path| is_right(&file::facts(path)));
-        let parts = here.map(|path| file::facts(&path.join(self.part()))).filter(is_right);
-        Ok(parts.flatten().map(|facts| facts.identity()).collect())
+        let mut identities = Vec::new();
+        for path in paths(owner)? {
+            if is_place(&path, owner)? {
+                let found = place_at(&path.join(self.part()), owner)?;
+                identities.extend(found.map(|facts| facts.identity()));
+            }
+        }
+        Ok(identities)
     }
 
-    /// Whether the directory in which new things are made is there already, perhaps.
-    pub(crate) fn has_first(&self) -> bool {
-        let first = || paths(own_uid()).into_iter().next().map(|path| path.join(self.part()));
-        !self.is_shared() && first().is_some_and(|path| file::facts(&path).is_ok())
+    /// Whether the directory in which new things are made is there already and counts, as far as is known.
+    pub(crate) fn has_first(&self) -> Result<bool, Error> {
+        if self.is_shared() {
+            return Ok(false);
+        }
+        let owner = own_uid();
+        let path = first_path(owner)?;
+        Ok(is_place(&path, owner)? && is_place(&path.join(self.part()), owner)?)
     }
 
     /// Whether there can be such a scope here.
@@ -181,7 +192,8 @@ impl Scope {
         }
         // What comes after the place in which new things are made can only be another's first one.
         let owner = own_uid();
-        let missing = bases(owner).into_iter().take_while(|base| is_missing(base, owner));
+        let is_missing = |base: &PathBuf| !matches!(is_place(base, owner), Ok(true));
+        let missing = bases(owner).into_iter().take_while(is_missing);
         missing.filter_map(|base| deepest_existing(&base)).collect()
     }
 
@@ -207,17 +219,45 @@ fn bases(owner: u32) -> Vec<PathBuf> {
     bases
 }
 
-/// A runtime directory counts where it is there, and this user's alone.
-fn is_missing(base: &Path, owner: u32) -> bool {
-    refusal(&file::facts(base), owner, NO_OTHERS).is_some()
+/// What is known of a directory that is there and this user's alone. What cannot be known is an error: were
+/// a place passed over that others see, a name would be two.
+fn place_at(path: &Path, owner: u32) -> Result<Option<Facts>, Error> {
+    let found = file::facts(path);
+    match found {
+        Err(errno) if !is_absence(errno) => Err(Error::File(path.to_owned(), errno)),
+        _ => Ok(if refusal(&found, owner, NO_OTHERS).is_none() { found.ok() } else { None }),
+    }
+}
+
+/// Whether there is a directory that counts.
+fn is_place(path: &Path, owner: u32) -> Result<bool, Error> {
+    place_at(path, owner).map(|found| found.is_some())
+}
+
+/// Whether an error says that this user has no such directory, whenever it asks.
+fn is_absence(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::NAMETOOLONG)
 }
 
 /// The places of this user, in the order in which they are tried. The last one can always be made.
-fn paths(owner: u32) -> Vec<PathBuf> {
-    let here = bases(owner).into_iter().filter(|base| !is_missing(base, owner));
-    let mut paths: Vec<PathBuf> = here.map(|base| base.join("alongside")).collect();
-    paths.push(PathBuf::from(format!("/tmp/alongside-{owner}")));
-    paths
+fn paths(owner: u32) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for base in bases(owner) {
+        if is_place(&base, owner)? {
+            paths.push(base.join("alongside"));
+        }
+    }
+    paths.push(last_path(owner));
+    Ok(paths)
+}
+
+fn last_path(owner: u32) -> PathBuf {
+    PathBuf::from(format!("/tmp/alongside-{owner}"))
+}
+
+/// The place in which new things are made.
+fn first_path(owner: u32) -> Result<PathBuf, Error> {
+    Ok(paths(owner)?.into_iter().next().unwrap_or_else(|| last_path(owner)))
 }
 
 /// The directory whose change makes a path appear.
@@ -346,16 +386,19 @@ fn refusal(found: &Result<Facts, Errno>, owner: u32, closed: u32) -> Option<Stri
         Ok(facts) if facts.uid != owner => {
             Some(format!("it belongs to user {}, not to user {owner}", facts.uid))
         }
+        // Then even this library would see it at one time, and not at another.
+        Ok(facts) if facts.mode & ONES_OWN != ONES_OWN => {
+            Some(permissions("its owner may not read, write and enter it", facts.mode, closed))
+        }
         Ok(facts) if facts.mode & closed != 0 => {
-            let (what, mode) = match closed {
-                NO_OTHERS => ("enter", "700"),
-                _ => ("write", "755"),
-            };
-            Some(format!(
-                "others may {what} it (mode {:04o})\nchmod {mode} makes it right",
-                facts.mode
-            ))
+            let what = if closed == NO_OTHERS { "enter" } else { "write" };
+            Some(permissions(&format!("others may {what} it"), facts.mode, closed))
         }
         Ok(_) => None,
     }
+}
+
+fn permissions(what: &str, mode: u32, closed: u32) -> String {
+    let right = if closed == NO_OTHERS { "700" } else { "755" };
+    format!("{what} (mode {mode:04o})\nchmod {right} makes it right")
 }

@@ -128,7 +128,7 @@ impl Gates {
     ) -> Result<Gates, Error> {
         let mut patience = Patience::new(until);
         loop {
-            if makes && !scope.has_first() {
+            if makes && !scope.has_first()? {
                 scope.first()?;
             }
             let in_the_way = match Gates::try_lock(scope, number)? {
