@@ -166,6 +166,49 @@ def test_callers_that_say_nothing_hold_up_nobody(echo_socket):
         caller.close()
 
 
+def test_callers_that_say_nothing_leave_a_program_its_descriptors(owner, scope, monkeypatch):
+    """Of 120, those of three names get a quarter, and one each."""
+    most, names = 120, ["a", "b", "c"]
+    owner(
+        """
+        import resource
+        most, names = int(sys.argv[1]), sys.argv[2:]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        def answer(_, session):
+            session.send(len(os.listdir("/proc/self/fd")))
+        for name in names:
+            alongside.publish(name, answer)
+        """,
+        most,
+        *names,
+    )
+
+    def used():
+        found = []
+        for name in names:
+            with alongside.connect(name) as session:
+                session.send(None)
+                found.append(session.receive(timeout=30))
+        return max(found)
+
+    def call(path, times):
+        for _ in range(times):
+            caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            caller.connect(path.name)
+            silent.append(caller)
+
+    before, silent = used(), []
+    sockets = list(scope.joinpath("sockets").iterdir())
+    monkeypatch.chdir(sockets[0].parent)
+    for path in sockets:
+        call(path, most)
+        # One more has come, and has been answered: all these were looked at before it.
+        assert used() - before <= most // 4 + len(names)
+    assert used() - before >= most // 4 - len(names)
+    for caller in silent:
+        caller.close()
+
+
 def test_a_caller_that_says_nothing_is_left_after_a_while(echo_socket):
     """Five seconds, by the owner's clock."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:

@@ -52,6 +52,11 @@ impl EndSignal {
     }
 }
 
+/// How many descriptors this process may have open.
+pub fn most_descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A handle on one process.
 #[derive(Debug)]
 pub struct Process {

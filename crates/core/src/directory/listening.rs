@@ -1,17 +1,19 @@
 //! Taking connections, without waiting for anybody.
 //!
 //! A caller makes the memory (`calling.rs`), so one who says nothing costs the owner one descriptor, and
-//! that for [`PATIENCE`] at most. Each connection is looked at when something has come by it. Of those that
-//! have said nothing there are [`MOST_PENDING`] at most; beyond that the user with the most of them loses
-//! the oldest.
+//! that for [`PATIENCE`] at most. Each connection is looked at when something has come by it. Those that have
+//! said nothing are counted: a name has [`MOST_PENDING`] of them at most, and all names of the process together
+//! take a quarter of its descriptors, and one each. Beyond that the user with the most of them loses the
+//! oldest.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use alongside_sys::lock::PerProcess;
 use alongside_sys::poll::{PollSet, Timer, Watch};
-use alongside_sys::process::Process;
+use alongside_sys::process::{Process, most_descriptors};
 use alongside_sys::{Errno, Fd, own_uid, socket};
 
 use crate::adopt::unexpected;
@@ -28,8 +30,10 @@ use crate::wire::{self, Found as Came, Kind, Packet};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nobody is let in when that has failed.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many callers may be at that.
+/// How many callers of one name may be at that.
 const MOST_PENDING: usize = 512;
+/// What part of the process's descriptors those of all its names may take.
+const THEIR_PART: u64 = 4;
 /// How many new callers are looked at in one step, so that others get their turn.
 const AT_ONCE: usize = 64;
 
@@ -44,6 +48,34 @@ struct Caller {
     pid: u32,
     uid: u32,
     until: Instant,
+    _counted: Counted,
+}
+
+/// How many there are in this process.
+static PENDING: PerProcess<usize> = PerProcess::new();
+
+/// One of them, as long as it lives.
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        PENDING.with(|pending| *pending += 1);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // A forked child may have inherited some that it has not counted.
+        PENDING.with(|pending| *pending = pending.saturating_sub(1));
+    }
+}
+
+/// Whether a name that has so many of them may have no more.
+fn is_enough(pending: usize) -> bool {
+    let too_many = |all: usize| all as u64 >= most_descriptors() / THEIR_PART;
+    pending >= MOST_PENDING || (pending > 0 && too_many(PENDING.with(|all| *all)))
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +179,7 @@ impl Listener {
                 refuse(&control, wire::REFUSED_USER);
                 continue;
             }
-            if callers.all.len() >= MOST_PENDING {
+            while is_enough(callers.all.len()) {
                 self.drop_greediest(callers);
             }
             let token = FIRST_CALLER + callers.last;
@@ -157,7 +189,8 @@ impl Listener {
                 if callers.all.is_empty() {
                     self.timer.set(Some(PATIENCE));
                 }
-                callers.all.insert(token, Caller { control, pid, uid, until });
+                let _counted = Counted::new();
+                callers.all.insert(token, Caller { control, pid, uid, until, _counted });
                 new.push(token);
             }
         }
