@@ -9,13 +9,12 @@ import threading
 from typing import Any
 
 from . import _core
+from ._closing import Closing
 from ._errors import TimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from types import TracebackType
-    from typing import Self
 
     from typing_extensions import TypeVar
 
@@ -34,7 +33,7 @@ _made: set[tuple[int, str]] = set()
 _LOOK_AGAIN_S = 0.005
 
 
-class Cell(_core.Cell["_T"]):
+class Cell(_core.Cell["_T"], Closing):
     """A value that programs share, and that is gone when the last of them lets go of it.
 
         state = alongside.Cell("transfer/state")
@@ -265,17 +264,6 @@ class Cell(_core.Cell["_T"]):
         if service is not None:
             service.close()
         super().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<alongside.Cell {self.name!r}{', closed' if self.closed else ''}>"

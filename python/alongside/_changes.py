@@ -31,7 +31,7 @@ class OnChange:
 
     def __init__(
         self,
-        watched: _core.Watch | _core.Changes,
+        watched: _core.Watch | _core.Changes | None,
         take: Callable[[], Any],
         callback: Callable[[Any], object],
         on: Loop | None,
@@ -40,7 +40,7 @@ class OnChange:
         """Begin.
 
         Args:
-            watched: what the loop watches.
+            watched: what the loop watches; None if it is poked instead.
             take: gives the next change, or `NOTHING` if there is none at the moment.
             callback: is called with each.
             on: where; the library's thread if nothing is said.

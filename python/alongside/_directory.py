@@ -5,11 +5,10 @@ Loads when a program first looks a name up.
 
 from __future__ import annotations
 
-from time import monotonic
-
 from . import _core
 from ._errors import NotFound, RemoteError, SessionEnded, TimedOut
 from ._session import Session, limit, remember
+from ._until import Until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,17 +261,6 @@ async def asend_to(
             _judge(report, name)
     finally:
         session.close(timeout=0)
-
-
-class Until:
-    """A deadline for several steps."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._at = None if timeout is None else monotonic() + timeout
-
-    def left(self) -> float | None:
-        """Give the seconds that are left."""
-        return None if self._at is None else max(0.0, self._at - monotonic())
 
 
 class _AfterSending:

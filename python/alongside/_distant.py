@@ -11,30 +11,36 @@ question open at a time, so nobody is sent more than it takes.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import select
 import threading
 from typing import Any
 
 from . import _core
-from ._directory import Until, connect, text
-from ._errors import Denied, NotFound, SessionEnded, TimedOut, WouldBlock
+from ._closing import Closing
+from ._directory import connect, text
+from ._errors import Busy, Denied, NotFound, SessionEnded, TimedOut, WouldBlock
 from ._session import limit
+from ._until import Until, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Callable, Iterable
 
     from ._cells import Cell
+    from ._changes import OnChange
     from ._publish import Registration
     from ._session import Session
+    from .loops import Loop
 
 # What the names begin with under which cells are served.
 _PREFIX = ".cell/"
 _MISSING: Any = object()
 _PATIENCE_S = 10.0
+# How soon a program is asked again that holds a cell and did not answer.
+_ASK_AGAIN_S = 1.0
+_log = logging.getLogger("alongside")
 
 
 def own_name(name: str) -> str | None:
@@ -111,7 +117,7 @@ def _nothing(_: object) -> None:
     """Do nothing."""
 
 
-class DistantCell:
+class DistantCell(Closing):
     """A cell of another user, to be read; `Cell("name@user", scope="machine")` gives it.
 
     It is there as long as a program of that user holds the cell and allows this one's user to read
@@ -130,25 +136,29 @@ class DistantCell:
         self._value: Any = _MISSING
         self._version = 0
         self._session: Session | None = None
+        self._callback: _Following | None = None
         self._connect(Until(limit(_PATIENCE_S)))
 
     def _connect(self, until: Until) -> None:
         """Have a session with a program that holds it, and the value that there is."""
-        name, _, user = self.name.rpartition("@")
-        session = connect(f"{_PREFIX}{name}@{user}", scope="machine", timeout=until.left())
+        while self._session is None:
+            # One may have just ended. Then another one holds it, or it is told that none does.
+            with contextlib.suppress(SessionEnded):
+                self._session = self._connected(until)
+
+    def _connected(self, until: Until) -> Session:
+        session = connect(_PREFIX + self.name, scope="machine", timeout=until.left())
         try:
             session.send({"newer_than": -1}, timeout=until.left())
             self._note(session.receive(timeout=until.left()))
+            self._ask(session)
         except BaseException:
             session.close(timeout=0)
             raise
-        self._session = session
-        self._ask()
+        return session
 
-    def _ask(self) -> None:
-        session = self._session
-        if session is not None:
-            session.send({"newer_than": self._version}, timeout=_PATIENCE_S)
+    def _ask(self, session: Session) -> None:
+        session.send({"newer_than": self._version}, timeout=_PATIENCE_S)
 
     def _note(self, answer: Any) -> None:
         self._version = answer["version"]
@@ -161,15 +171,13 @@ class DistantCell:
             raise ValueError(msg)
         while self._session is not None:
             try:
-                answer = self._session.receive_nowait()
+                self._note(self._session.receive_nowait())
+                self._ask(self._session)
             except WouldBlock:
                 return
             except SessionEnded:
                 self._session.close(timeout=0)
                 self._session = None
-            else:
-                self._note(answer)
-                self._ask()
         # Versions begin anew where all holders were gone.
         self._connect(Until(limit(_PATIENCE_S)))
 
@@ -205,19 +213,11 @@ class DistantCell:
         """
         until = Until(timeout)
         while True:
-            with self._changed:
-                self._refresh()
-                if self._version > newer_than and self._value is not _MISSING:
-                    return self._checked(self._value), self._version
-                session = self._session
-            if session is None:
-                continue
-            poller = select.poll()
-            poller.register(session.fileno(), select.POLLIN)
-            left = until.left()
-            if not poller.poll(None if left is None else left * 1000) and left is not None:
-                msg = f"the cell {self.name!r} has not changed before the deadline"
-                raise TimedOut(msg)
+            found, descriptor = self._news(newer_than)
+            if found is not None:
+                return found
+            if not ready(until, descriptor):
+                raise self._unchanged()
 
     async def achanged(
         self, newer_than: int = 0, /, *, timeout: float | None = None
@@ -227,14 +227,38 @@ class DistantCell:
 
         until = _tasks.deadline(timeout)
         while True:
-            with self._changed:
+            found, descriptor = self._news(newer_than)
+            if found is not None:
+                return found
+            if not await _tasks.readable(descriptor, until):
+                raise self._unchanged()
+
+    def on_change(
+        self, callback: Callable[[Any], object] | None, /, *, on: Loop | None = None
+    ) -> None:
+        """Call `callback(value)` for each new value from now on; see `Cell.on_change`.
+
+        While no program holds the cell that lets this one's user read it, nothing is called; once
+        there is one again, its value counts as new if it is another one.
+        """
+        known, self._callback = self._callback, None
+        if known is not None:
+            known.stop()
+        if callback is not None:
+            self._callback = _Following(self, callback, on)
+
+    def _news(self, newer_than: int) -> tuple[tuple[Any, int] | None, int]:
+        """Give the value and its version, if that is newer, and what can be read when one comes."""
+        with self._changed:
+            while True:
                 self._refresh()
-                if self._version > newer_than and self._value is not _MISSING:
-                    return self._checked(self._value), self._version
-                session = self._session
-            if session is not None and not await _tasks.readable(session.fileno(), until):
-                msg = f"the cell {self.name!r} has not changed before the deadline"
-                raise TimedOut(msg)
+                is_new = self._version > newer_than and self._value is not _MISSING
+                found = (self._checked(self._value), self._version) if is_new else None
+                if self._session is not None:
+                    return found, self._session.fileno()
+
+    def _unchanged(self) -> TimedOut:
+        return TimedOut(f"the cell {self.name!r} has not changed before the deadline")
 
     def _checked(self, value: Any) -> Any:
         if self._kind is None:
@@ -254,21 +278,11 @@ class DistantCell:
 
     def close(self) -> None:
         """Read it no more; a second time does nothing."""
+        self.on_change(None)
         self.closed = True
         session, self._session = self._session, None
         if session is not None:
             session.close(timeout=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<alongside.DistantCell {self.name!r}{', closed' if self.closed else ''}>"
@@ -279,3 +293,107 @@ class DistantCell:
 
 
 DistantCell.__module__ = "alongside"
+
+
+class _Following:
+    """Hands over each new value of another user's cell.
+
+    It is looked for in a thread: who holds the cell may take its time, and may come and go.
+    """
+
+    def __init__(
+        self, cell: DistantCell, callback: Callable[[Any], object], on: Loop | None
+    ) -> None:
+        from ._changes import NOTHING, OnChange
+
+        with cell._changed, contextlib.suppress(NotFound):
+            cell._refresh()
+        self._cell = cell
+        self._known = (cell._value, cell._version)
+        self._news: Any = NOTHING
+        self._ending = threading.Lock()
+        self._stop: int | None = os.eventfd(0)
+        self._is_over = False
+        self._told: OnChange
+        try:
+            self._told = OnChange(None, self._take, callback, on, cell)
+            named = f"alongside: {cell.name}"
+            threading.Thread(target=self._run, name=named, daemon=True).start()
+        except BaseException:
+            os.close(self._stop)
+            raise
+
+    def stop(self) -> None:
+        """Call nobody any more."""
+        self._is_over = True
+        self._told.stop()
+        with self._ending:
+            if self._stop is not None:
+                os.eventfd_write(self._stop, 1)
+
+    def _take(self) -> Any:
+        from ._changes import NOTHING
+
+        news, self._news = self._news, NOTHING
+        return news if news is NOTHING else self._cell._checked(news)
+
+    def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception:
+            # A shortage, or a scope that is gone.
+            _log.exception("changes cannot be seen; callbacks end, of %r", self._cell)
+            self._told.stop()
+        finally:
+            with self._ending:
+                stop, self._stop = self._stop, None
+            if stop is not None:
+                os.close(stop)
+
+    def _follow(self) -> None:
+        """Read from whoever holds it, until that is over."""
+        from ._watch import watch
+
+        name, _, _ = self._cell.name.rpartition("@")
+        with watch(_PREFIX + name, scope="machine") as holders:
+            while not self._is_over:
+                again = Until(None)
+                try:
+                    self._read()
+                except (NotFound, Denied):
+                    # Until another one holds it.
+                    pass
+                except (Busy, TimedOut, SessionEnded):
+                    again = Until(_ASK_AGAIN_S)
+                self._wait(again, holders.fileno())
+                while holders._take() is not None:
+                    pass
+
+    def _read(self) -> None:
+        with DistantCell(self._cell.name) as cell:
+            while not self._is_over:
+                _, descriptor = cell._news(cell._version)
+                self._note(cell)
+                self._wait(Until(None), descriptor)
+
+    def _note(self, cell: DistantCell) -> None:
+        """Hand over what the cell has, if that is new; values of other holders may be the same."""
+        known, self._known = self._known, (cell._value, cell._version)
+        if cell._value is not _MISSING and not _is_same(known, self._known):
+            self._news = cell._value
+            self._told.poke()
+
+    def _wait(self, until: Until, descriptor: int) -> None:
+        if self._stop is not None:
+            ready(until, descriptor, self._stop)
+
+
+def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
+    """Tell whether two values with their versions are one for certain."""
+    if one[1] != other[1]:
+        return False
+    try:
+        return bool(one[0] == other[0])
+    except ValueError:
+        # Arrays say it for each element.
+        return False

@@ -130,11 +130,16 @@ class Hub:
         self.forget(watched)
 
     def serve(
-        self, thing: _core.Registration | _core.Watch | _core.Changes, ready: _Ready
+        self, thing: _core.Registration | _core.Watch | _core.Changes | None, ready: _Ready
     ) -> Served:
-        """Call `ready(n)` when callers of a registration, or changes, wait to be taken."""
+        """Call `ready(n)` when callers of a registration, or changes, wait to be taken.
+
+        Where there is nothing to watch, when it is poked.
+        """
         number, poller = next(self._numbers), self._poller
-        if isinstance(thing, _core.Registration):
+        if thing is None:
+            served = Served(number, _nothing, ready)
+        elif isinstance(thing, _core.Registration):
             served = Served(number, functools.partial(poller.remove_callers, thing), ready)
             poller.add_callers(thing, number)
         elif isinstance(thing, _core.Changes):
@@ -188,3 +193,7 @@ class Hub:
                     self.poke(watched)
             raise
         return found
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -17,16 +17,16 @@ import threading
 import time
 from typing import Any
 
-from ._directory import Until, connect, text
+from ._closing import Closing
+from ._directory import connect, text
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
 from ._locks import Lock
 from ._session import limit
+from ._until import Until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from ._core import Peer
     from ._publish import Registration
@@ -76,7 +76,7 @@ class Visit:
 Visit.__module__ = "alongside"
 
 
-class Instance:
+class Instance(Closing):
     """This program, as the first of its name or as a later one; `only` gives it.
 
     Attributes:
@@ -155,17 +155,6 @@ class Instance:
             lock._release_for(id(self))
         if self.session is not None:
             self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         which = "the first" if self.first else "a later one"

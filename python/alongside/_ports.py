@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 from typing import Any, cast
 
 from . import _core
 from ._cells import Cell
+from ._closing import Closing
 from ._errors import TimedOut
 from ._locks import Lock
+from ._until import Until, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
-    from typing import Self
 
     from ._changes import OnChange
     from ._types import Scope
@@ -100,11 +99,9 @@ def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bo
 
 # A port belongs to the process, whoever has a reference to it.
 _open: set[SharedPort] = set()
-# The most milliseconds that poll(2) takes.
-_MOST_MS = (1 << 31) - 1
 
 
-class SharedPort:
+class SharedPort(Closing):
     """The number of a port under a name, as long as the program lives that listens there.
 
     `shared_port` gives it. It belongs to the process until `close()`, the end of its `with`, or the
@@ -160,23 +157,14 @@ class SharedPort:
         Raises:
             TimedOut: nobody listens.
         """
-        from ._directory import Until
-
         until, changes = Until(timeout), _core.Changes(self._cell)
         while True:
             number, pid = self._state()
             if number is not None:
                 return number
-            if changes.follow(pid):
-                self._wait(changes, until.left())
+            if changes.follow(pid) and not ready(until, changes.fileno()):
+                raise self._nobody()
             changes.take()
-
-    def _wait(self, changes: _core.Changes, left: float | None) -> None:
-        poller = select.poll()
-        poller.register(changes.fileno(), select.POLLIN)
-        most = None if left is None else min(left * 1000, _MOST_MS)
-        if not poller.poll(most) and most != _MOST_MS and left is not None:
-            raise self._nobody()
 
     def _nobody(self) -> TimedOut:
         return TimedOut(f"nobody listens at the port {self.name!r} yet")
@@ -266,17 +254,6 @@ class SharedPort:
             self._lock._release_for(id(self))
         # All are told, unless somebody listens already: the number stays for who is next.
         self._cell.compare_and_set({**said, "by": None}, version=version)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<alongside.SharedPort {self.name!r}>"

@@ -6,14 +6,13 @@ Loads when a program first watches.
 from __future__ import annotations
 
 from . import _core
+from ._closing import Closing
 from ._directory import text
 from ._errors import Closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from types import TracebackType
-    from typing import Self
 
     from ._changes import OnChange
     from ._types import Scope
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 Change = _core.Change
 
 
-class Watch(_core.Watch):
+class Watch(_core.Watch, Closing):
     """The names that fit a pattern, and what becomes of them; `watch` gives it.
 
     Iterating gives a `Change` for each program that is there (`initial`), then for each that
@@ -109,17 +108,6 @@ class Watch(_core.Watch):
 
     def __repr__(self) -> str:
         return f"<alongside.Watch of {self._pattern!r}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 Watch.__module__ = "alongside"

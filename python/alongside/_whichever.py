@@ -6,18 +6,18 @@ Loads when a program first asks for that.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 from typing import Any
 
 from ._cells import Cell
-from ._directory import Until, connect, find, text
+from ._directory import connect, find, text
 from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
 from ._locks import Lock
 from ._publish import UNTIL_PUBLISHED
 from ._session import limit
 from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command
+from ._until import Until, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _PREFIX = ".start/"
 # How a start has failed, encoded: the reason, and the end of what the program said.
 _MOST_BYTES = 256 << 10
-# The most milliseconds that poll(2) takes.
-_MOST_MS = (1 << 31) - 1
 # Programs that were started here, until they have ended and are reaped.
 _started: list[_Program] = []
 
@@ -178,14 +176,11 @@ def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
     for handle in _begun(name):
         try:
             with watch(name, scope=scope) as names:
-                poller = select.poll()
-                for descriptor in (names.fileno(), handle):
-                    poller.register(descriptor, select.POLLIN)
                 while not _is_callable(name, scope) and until.left() != 0:
-                    ready = [fd for fd, _ in poller.poll(_milliseconds(until.left()))]
+                    found = ready(until, names.fileno(), handle)
                     while names._take() is not None:
                         pass
-                    if handle in ready:
+                    if handle in found:
                         break
         finally:
             os.close(handle)
@@ -215,11 +210,6 @@ def _leads(pid: int) -> bool:
         return os.getsid(pid) == pid
     except ProcessLookupError:
         return False
-
-
-def _milliseconds(left: float | None) -> float | None:
-    """Give seconds as poll(2) takes them."""
-    return None if left is None else min(left * 1000, _MOST_MS)
 
 
 def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFailed:
@@ -300,18 +290,13 @@ class _Program:
 
     def _wait(self, names: Watch, until: Until) -> bool:
         """Wait for something to happen; False if the deadline comes first."""
-        poller = select.poll()
-        poller.register(names.fileno(), select.POLLIN)
-        if not self._is_over:
-            poller.register(self._handle, select.POLLIN)
-        left = until.left()
-        most = _milliseconds(left)
-        ready = [fd for fd, _ in poller.poll(most)]
+        awaited = [names.fileno()] if self._is_over else [names.fileno(), self._handle]
+        found = ready(until, *awaited)
         while names._take() is not None:
             pass
-        if self._handle in ready:
+        if self._handle in found:
             self._ended()
-        return bool(ready) or most == _MOST_MS
+        return bool(found)
 
     def _ended(self) -> None:
         """Take note of the end; who has left another program behind, as a shell does, is none."""

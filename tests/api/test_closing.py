@@ -204,8 +204,13 @@ def test_statistics_count_what_was_done(echo):
         "s.wait()",
         "s.send(bytes(60_000))",
         "alongside.start(['sleep', '0.03'])",
+        "alongside.Lock('lock').acquire()",
+        "alongside.RWLock('lock').writing().__enter__()",
+        "alongside.Cell('cell').wait(0)",
+        "alongside.Cell('cell', max_size=100).close()",
     ],
 )
+@pytest.mark.usefixtures("scope")
 def test_a_program_ends_quietly_whatever_its_daemon_threads_are_in(call):
     """The interpreter unwinds such a thread when it ends: through this library's frames."""
     source = f"""

@@ -2,16 +2,20 @@
 
 import os
 import pwd
+import queue
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import alongside
 import pytest
+
+from tests.conftest import wait_until
 
 MACHINE = Path("/run/alongside")
 ROOT_NEEDED = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who makes users")
@@ -270,6 +274,38 @@ def test_a_cell_of_another_user_s_changes_and_ends_as_it_does_there(machine, use
     # Root may always, others if they are named; and nobody where nobody is.
     as_user(one, CELL, 12345)
     assert says(as_user(two, READ, f"state@{one}", waits=False)) == "Denied"
+
+
+@ROOT_NEEDED
+def test_changes_of_a_cell_of_another_user_are_called_back(machine, users, as_user):
+    one, two = users
+    seen, change = queue.Queue(), 'alongside.Cell("state", scope="machine").set(sys.argv[1])'
+    first = as_user(one, CELL, two)
+    with alongside.Cell(f"state@{one}", scope="machine") as distant:
+        distant.on_change(seen.put)
+        for word in ("a", "b"):
+            as_user(one, change, word, waits=False)
+            assert seen.get(timeout=60) == word
+        # Who holds it next serves it with the same value: that is no change.
+        second = as_user(one, CELL, two)
+        first.kill()
+        first.wait()
+        as_user(one, change, "c", waits=False)
+        assert seen.get(timeout=60) == "c"
+        # A cell that all have left begins anew, and so do its versions.
+        second.kill()
+        second.wait()
+        as_user(one, CELL, two)
+        assert seen.get(timeout=60) == {"number": 1}
+        distant.on_change(None)
+        loop = alongside.loops.Manual()
+        distant.on_change(seen.put, on=loop)
+        as_user(one, change, "d", waits=False)
+        while seen.empty():
+            loop.dispatch(timeout=60)
+        assert seen.get_nowait() == "d"
+    wait_until(lambda: f"alongside: state@{one}" not in {it.name for it in threading.enumerate()})
+    assert seen.empty()
 
 
 def test_only_cells_of_the_machine_can_be_read_by_others(scope):

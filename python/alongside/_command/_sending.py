@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .._directory import Until, connect, find, send_to
+from .._directory import connect, find, send_to
 from .._errors import SessionEnded, TimedOut
 from .._session import limit
+from .._until import Until
 from ._data import given
 from ._printing import say_message
 from ._processes import why_it_waits
