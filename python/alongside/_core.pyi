@@ -22,6 +22,7 @@ __all__ = [
     "Cell",
     "Change",
     "Changes",
+    "Child",
     "Connection",
     "Entry",
     "First",
@@ -42,6 +43,7 @@ __all__ = [
     "leave_directories",
     "leave_shared",
     "places",
+    "run",
     "running",
     "start",
 ]
@@ -61,11 +63,26 @@ def start(
     canceller: Canceller | None,
 ) -> Connection: ...
 def adopt(variable: str, timeout: float | None) -> Connection: ...
+def run(
+    command: Sequence[str],
+    environment: Sequence[bytes],
+    stdio: Sequence[int | None],
+    detached: bool,
+) -> Child: ...
 
 @final
 class Canceller:
     def __new__(cls) -> Self: ...
     def cancel(self) -> None: ...
+
+@final
+class Child:
+    @property
+    def pid(self) -> int: ...
+    def fileno(self) -> int: ...
+    def is_over(self) -> bool: ...
+    def exit_status(self) -> int | None: ...
+    def kill(self) -> None: ...
 
 @final
 class Connection:

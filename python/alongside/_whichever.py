@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import time
 from typing import Any
 
+from . import _core
 from ._cells import Cell
 from ._directory import connect, find, text
 from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
 from ._locks import Lock
 from ._publish import UNTIL_PUBLISHED
 from ._session import limit
-from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command
+from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command, _environment
 from ._until import Until, ready
 
 TYPE_CHECKING = False
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 _PREFIX = ".start/"
 # How a start has failed, encoded: the reason, and the end of what the program said.
 _MOST_BYTES = 256 << 10
-# Programs that were started here, until they have ended and are reaped.
-_started: list[_Program] = []
+# A process that is about to run its program has no environment for a moment: so often, and so long
+# apart, it is looked for.
+_LOOKS = 50
+_LOOK_AGAIN_S = 0.001
 
 
 def start_or_connect(
@@ -188,28 +191,35 @@ def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
 
 def _begun(name: str) -> Iterator[int]:
     """Give handles of programs that were started for a name; each says so in its environment."""
+    key, end = UNTIL_PUBLISHED.encode() + b"=", f":{name}".encode()
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                words = file.read().split(b"\0")
+            # What it has started in its turn says the same, and leads no kernel session.
+            if os.getsid(pid) != pid:
+                continue
             handle = os.pidfd_open(pid)
         except OSError:
-            # Gone, or another user's.
+            # Gone.
             continue
-        values = [word.partition(b"=") for word in words]
-        awaited = [value for key, _, value in values if key == UNTIL_PUBLISHED.encode()]
-        # What it has started in its turn says the same, and leads no kernel session.
-        if any(value.endswith(f":{name}".encode()) for value in awaited) and _leads(pid):
+        words = _environment_of(pid, handle)
+        if any(word.startswith(key) and word.endswith(end) for word in words):
             yield handle
         else:
             os.close(handle)
 
 
-def _leads(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False
+def _environment_of(pid: int, handle: int) -> list[bytes]:
+    """Give what a process was started with; nothing if it has ended, or is another user's."""
+    for _ in range(_LOOKS):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                found = file.read()
+        except OSError:
+            return []
+        if found or ready(Until(0), handle):
+            return found.split(b"\0")
+        time.sleep(_LOOK_AGAIN_S)
+    return []
 
 
 def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFailed:
@@ -228,30 +238,30 @@ def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFail
 class _Program:
     """A program that was started and has yet to publish its name."""
 
+    # It has ended, and left another program behind.
+    _has_ended = False
+
     def __init__(self, name: str, words: list[str], *, detached: bool) -> None:
-        _reap()
         self._words = words
+        self._detached = detached
         self._said = os.memfd_create("alongside-stderr")
-        options: dict[str, Any] = {}
-        if detached:
-            nothing = subprocess.DEVNULL
-            options = {"stdin": nothing, "stdout": nothing, "stderr": self._said}
-            options["start_new_session"] = True
-            until_then = f"{os.fstat(self._said).st_ino}:{name}"
-            options["env"] = {**os.environ, UNTIL_PUBLISHED: until_then}
         try:
-            process = subprocess.Popen(words, **options)
-            self._handle = os.pidfd_open(process.pid)
+            self._child = self._run(name)
         except BaseException:
             os.close(self._said)
             raise
-        self.pid = process.pid
-        # It is not `subprocess`'s to wait for, or to warn of: it outlives this program.
-        process.returncode = 0
-        self._detached = detached
-        self._is_over = False
-        self.exit_status: int | None = None
-        _started.append(self)
+
+    def _run(self, name: str) -> _core.Child:
+        """Start it. It has this program's lock until it runs, so that nobody overlooks it."""
+        if not self._detached:
+            return _core.run(self._words, _environment(None), (None, None, None), False)
+        until_then = f"{os.fstat(self._said).st_ino}:{name}"
+        environment = _environment({**os.environ, UNTIL_PUBLISHED: until_then})
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            return _core.run(self._words, environment, (nothing, nothing, self._said), True)
+        finally:
+            os.close(nothing)
 
     def connect(self, name: str, scope: Scope, until: Until) -> Session | None:
         """Give a session with it once it has published the name; None if that was somebody else's.
@@ -264,10 +274,10 @@ class _Program:
             self._wait_for(name, scope, until)
             session = _running(name, scope, until)
             is_done = True
-            if session is not None or not self.reap():
+            if session is not None or not self._child.is_over():
                 return session
             # It has published its name, and ended at once.
-            error = _failed(self._words, self.exit_status, self._stderr())
+            error = _failed(self._words, self._child.exit_status(), self._stderr())
         finally:
             if not is_done:
                 # Ctrl-C, say: nobody waits for it any more, and the next one starts another.
@@ -290,20 +300,21 @@ class _Program:
 
     def _wait(self, names: Watch, until: Until) -> bool:
         """Wait for something to happen; False if the deadline comes first."""
-        awaited = [names.fileno()] if self._is_over else [names.fileno(), self._handle]
+        awaited = [names.fileno()] if self._has_ended else [names.fileno(), self._child.fileno()]
         found = ready(until, *awaited)
         while names._take() is not None:
             pass
-        if self._handle in found:
+        if self._child.fileno() in found:
             self._ended()
         return bool(found)
 
     def _ended(self) -> None:
         """Take note of the end; who has left another program behind, as a shell does, is none."""
-        self.reap()
-        if not self.exit_status and self._detached and _has_session(self.pid):
+        self._has_ended = True
+        status = self._child.exit_status()
+        if not status and self._detached and _has_session(self._child.pid):
             return
-        raise _failed(self._words, self.exit_status, self._stderr())
+        raise _failed(self._words, status, self._stderr())
 
     def _stderr(self) -> bytes:
         size = os.fstat(self._said).st_size
@@ -312,32 +323,9 @@ class _Program:
     def _end(self) -> None:
         """End it, and what it has started in its kernel session."""
         if self._detached:
-            for pid in _members(self.pid):
+            for pid in _members(self._child.pid):
                 _kill(pid)
-        if not self._is_over:
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-
-    def reap(self) -> bool:
-        """Reap it if it has ended; give whether it has."""
-        if self._is_over:
-            return True
-        try:
-            found = os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG)
-            if found is None:
-                return False
-            killed = found.si_code != os.CLD_EXITED
-            self.exit_status = -found.si_status if killed else found.si_status
-        except ChildProcessError:
-            # Somebody else has, who waits for all children: how it ended is not known.
-            pass
-        self._is_over = True
-        os.close(self._handle)
-        return True
-
-
-def _reap() -> None:
-    """Reap programs that were started here and have ended."""
-    _started[:] = [program for program in _started if not program.reap()]
+        self._child.kill()
 
 
 def _is_callable(name: str, scope: Scope) -> bool:

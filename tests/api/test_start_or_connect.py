@@ -1,11 +1,13 @@
 """Whichever comes first: exactly one start, all connected, and a reason for all if it fails."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import alongside
 import pytest
@@ -107,6 +109,28 @@ def answer""",
     other.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=60).peer.pid")
     wait_until(lambda: alongside.Lock(".start/controller").owner())
     go.touch()
+    assert [other.hear()] == pids(started)
+
+
+def test_what_a_killed_starter_was_about_to_run_is_waited_for(started, puppet, tmp_path):
+    """A lease of the program's file keeps it from being run, after it was started."""
+    program = tmp_path / "program"
+    serve = f"import sys\nsys.argv.append({str(started)!r})\n{SERVE}"
+    program.write_text(f"#!{sys.executable}\n{serve}")
+    program.chmod(0o755)
+    start = f"alongside.start_or_connect('controller', [{str(program)!r}], timeout=60).peer.pid"
+    starter, other = puppet(), puppet()
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with open(program, "rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        starter.say(start)
+        wait_until(lambda: fcntl.fcntl(file, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
+        starter.kill()
+        other.say(start)
+        # Not amid a start of its own, but before the lock.
+        wait_until(lambda: "futex" in Path(f"/proc/{other.pid}/wchan").read_text())
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    signal.signal(signal.SIGIO, handler)
     assert [other.hear()] == pids(started)
 
 

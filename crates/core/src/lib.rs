@@ -47,4 +47,4 @@ pub use message::{Buffer, Message, NoMemory};
 pub use receiving::Received;
 pub use sending::Sent;
 pub use session::{Session, Statistics};
-pub use start::{Start, StartFailure, ready_environment, start};
+pub use start::{Start, StartFailure, ready_environment, run, start};

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use alongside_sys::poll::{Beacon, wait_any};
 use alongside_sys::process::{EndSignal, Process};
-use alongside_sys::spawn::{Life, Program, SpawnError, spawn};
+use alongside_sys::spawn::{Leads, Life, Program, SpawnError, spawn};
 use alongside_sys::{Errno, fork, socket, yield_now};
 
 use crate::adopt::{ENVIRONMENT_VARIABLE, check_peer, other_layout, unexpected};
@@ -100,6 +100,26 @@ pub fn ready_environment(pairs: impl Iterator<Item = CString>) -> Vec<CString> {
     pairs.filter(|pair| !pair.as_bytes().starts_with(ours.as_bytes())).collect()
 }
 
+/// Starts a program without a session. A `detached` one leads a session of the kernel's, and finds nothing open
+/// but its standard descriptors.
+pub fn run(
+    command: &[&OsStr],
+    environment: &[CString],
+    stdio: [Option<RawFd>; 3],
+    detached: bool,
+) -> Result<Process, StartFailure> {
+    Ok(spawn(&Program {
+        command,
+        environment,
+        directory: None,
+        stdio,
+        inherited: None,
+        leads: if detached { Leads::Session } else { Leads::Nothing },
+        closes_others: true,
+        life: None,
+    })?)
+}
+
 /// A started program that is ended and reaped unless it is kept.
 struct Spawned {
     process: Arc<Process>,
@@ -134,7 +154,7 @@ pub fn start<B: Buffer>(
     let os = Error::os("starting a session");
     let life = if options.die_with_parent { Some(own_life().map_err(&os)?) } else { None };
     let (meeting, inherited) = meeting_pair().map_err(&os)?;
-    let mut spawned = run(&options, life.as_deref(), &inherited)?;
+    let mut spawned = run_adopter(&options, life.as_deref(), &inherited)?;
     drop(inherited);
 
     let made = Made::new(STARTED_RING_BYTES, options.max_message_bytes).map_err(&os)?;
@@ -196,7 +216,7 @@ fn meeting_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((ours, theirs))
 }
 
-fn run(
+fn run_adopter(
     options: &Start<'_>,
     life: Option<&Life>,
     inherited: &OwnedFd,
@@ -211,8 +231,9 @@ fn run(
         environment: &environment,
         directory: options.directory,
         stdio: options.stdio,
-        inherited: inherited.as_fd(),
-        new_group: options.new_group,
+        inherited: Some(inherited.as_fd()),
+        leads: if options.new_group { Leads::Group } else { Leads::Nothing },
+        closes_others: false,
         life,
     })?;
     Ok(Spawned { process: Arc::new(process), has_group: options.new_group, is_kept: false })

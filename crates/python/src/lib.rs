@@ -36,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<start::Canceller>()?;
+    module.add_class::<start::Child>()?;
     module.add_class::<cell::Cell>()?;
     module.add_class::<cell::Changes>()?;
     module.add_class::<cell::First>()?;
@@ -55,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cell::cell_names, module)?)?;
     module.add_function(wrap_pyfunction!(cell::leave_shared, module)?)?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
+    module.add_function(wrap_pyfunction!(start::run, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;
     module.add("ENVIRONMENT_VARIABLE", alongside_core::ENVIRONMENT_VARIABLE)?;
     Ok(())

@@ -1,12 +1,13 @@
 //! Starting a program, and taking up the session that one was started with.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use alongside_core::{Deadline, Start, StartFailure, ready_environment};
 use alongside_sys::Errno;
 use alongside_sys::poll::Beacon;
+use alongside_sys::process::{EndSignal, Process};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -61,12 +62,9 @@ pub(crate) fn start(
     let needs_hello = matches!(&hello, Payload::Packed(packed) if packed.needs_leases());
     let (codec, bytes) = (hello.codec(), hello.bytes());
     let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
-    let pairs = environment.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
-    let pairs =
-        pairs.map_err(|_| PyValueError::new_err("embedded null byte in the environment"))?;
     let options = Start {
         command: &words,
-        environment: ready_environment(pairs.into_iter()),
+        environment: ready(environment)?,
         directory: cwd.as_deref(),
         stdio,
         new_group,
@@ -83,6 +81,66 @@ pub(crate) fn start(
         (Err(StartFailure::Other(alongside_core::Error::Interrupted)), Some(error)) => Err(error),
         (Err(failure), _) => Err(start_failure(py, failure, &shown(&command))),
     }
+}
+
+/// A program that was started without a session.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct Child {
+    process: Process,
+}
+
+#[pymethods]
+impl Child {
+    /// Its number.
+    #[getter]
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The descriptor that can be read when it has ended.
+    fn fileno(&self) -> RawFd {
+        self.process.as_fd().as_raw_fd()
+    }
+
+    /// Whether it has ended.
+    fn is_over(&self) -> bool {
+        self.process.is_over()
+    }
+
+    /// How it ended, as `subprocess` says it; None if that is not known, or not so.
+    fn exit_status(&self, py: Python<'_>) -> Option<i32> {
+        py.detach(|| self.process.exit_status())
+    }
+
+    /// Ends it.
+    fn kill(&self) -> PyResult<()> {
+        let failed = |errno: Errno| PyOSError::new_err((errno.raw_os_error(), "ending a program"));
+        self.process.signal(EndSignal::Kill, false).map_err(failed)
+    }
+}
+
+/// Starts a program without a session; see `start`.
+#[pyfunction]
+pub(crate) fn run(
+    py: Python<'_>,
+    command: Vec<OsString>,
+    environment: Vec<Vec<u8>>,
+    stdio: [Option<RawFd>; 3],
+    detached: bool,
+) -> PyResult<Child> {
+    let words: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
+    let environment = ready(environment)?;
+    let started = py.detach(|| alongside_core::run(&words, &environment, stdio, detached));
+    let process = started.map_err(|failure| start_failure(py, failure, &shown(&command)))?;
+    Ok(Child { process })
+}
+
+/// An environment for a program.
+fn ready(pairs: Vec<Vec<u8>>) -> PyResult<Vec<CString>> {
+    let pairs = pairs.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let pairs =
+        pairs.map_err(|_| PyValueError::new_err("embedded null byte in the environment"))?;
+    Ok(ready_environment(pairs.into_iter()))
 }
 
 /// Takes up the session that `variable` offers.
