@@ -136,6 +136,12 @@ impl Record {
         self.word % 2 == 1
     }
 
+    /// Whether both are of one process.
+    #[inline]
+    fn is_owner(&self, other: &Record) -> bool {
+        (self.pid, self.begun) == (other.pid, other.begun)
+    }
+
     /// The record of this process as the next owner: the next odd number.
     pub(crate) fn sign(self) -> Record {
         let word = self.word.wrapping_add(1 + u32::from(self.is_taken()));
@@ -250,7 +256,14 @@ impl Lock {
         let record = shared.record()?;
         let abandoned = record.is_taken();
         // L2
-        record.sign().write(&shared.held.file).map_err(|errno| shared.held.failed(errno))?;
+        let (file, signed) = (&shared.held.file, record.sign());
+        let written = if record.is_owner(&signed) && !abandoned {
+            // All but the word stands there already.
+            shared.words.add(WORD_AT, 1)
+        } else {
+            signed.write(file)
+        };
+        written.map_err(|errno| shared.held.failed(errno))?;
         Ok(abandoned)
     }
 
