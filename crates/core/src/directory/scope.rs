@@ -62,6 +62,8 @@ pub(crate) struct Home {
     pub(crate) directory: Directory,
     /// Whose names they are.
     pub(crate) owner: u32,
+    /// Whether it is that in which this user makes new things.
+    pub(crate) is_first: bool,
 }
 
 impl Scope {
@@ -111,14 +113,14 @@ impl Scope {
         }
         let owner = own_uid();
         let mut homes = Vec::new();
-        for path in paths(owner)? {
+        for (at, path) in paths(owner)?.into_iter().enumerate() {
             if !is_place(&path, owner)? {
                 continue;
             }
             let path = path.join(self.part());
             match Directory::open(&path) {
                 Ok(directory) if refusal(&directory.facts(), owner, NO_OTHERS).is_none() => {
-                    homes.push(Home { directory, owner });
+                    homes.push(Home { directory, owner, is_first: at == 0 });
                 }
                 // One that counts and cannot be opened is there for others.
                 Err(errno) if errno == Errno::ACCESS || !is_absence(errno) => {
@@ -148,7 +150,7 @@ impl Scope {
         counts(&place)?;
         let directory = place.part(&self.part()).map_err(Error::file(&path))?;
         counts(&directory)?;
-        Ok(Home { directory, owner })
+        Ok(Home { directory, owner, is_first: true })
     }
 
     /// What tells this user's directories from all others, in their order: whether they are still those that
@@ -168,16 +170,6 @@ impl Scope {
             }
         }
         Ok(identities)
-    }
-
-    /// Whether the directory in which new things are made is there already and counts, as far as is known.
-    pub(crate) fn has_first(&self) -> Result<bool, Error> {
-        if self.is_shared() {
-            return Ok(false);
-        }
-        let owner = own_uid();
-        let path = first_path(owner)?;
-        Ok(is_place(&path, owner)? && is_place(&path.join(self.part()), owner)?)
     }
 
     /// Whether there can be such a scope here.
@@ -316,7 +308,7 @@ fn homes(all: &Directory, is_meant: &dyn Fn(u32) -> bool) -> Result<Vec<Home>, E
         }
         match all.existing_part(name) {
             Ok(directory) if refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none() => {
-                homes.push(Home { directory, owner });
+                homes.push(Home { directory, owner, is_first: owner == own_uid() });
             }
             Err(errno) if is_shortage(errno) => {
                 return Err(Error::File(all.path().join(name), errno));
@@ -351,7 +343,7 @@ fn own_home(all: &Directory, owner: u32) -> Result<Home, Error> {
         if let Ok(directory) = all.existing_part(&name)
             && refusal(&directory.facts(), owner, NO_OTHER_WRITERS).is_none()
         {
-            outcome = Ok(Home { directory, owner });
+            outcome = Ok(Home { directory, owner, is_first: true });
             break;
         }
     }

@@ -128,15 +128,7 @@ impl Gates {
     ) -> Result<Gates, Error> {
         let mut patience = Patience::new(until);
         loop {
-            if makes && !scope.has_first()? {
-                scope.first()?;
-            }
-            let in_the_way = match Gates::try_lock(scope, number)? {
-                // A place is there, but does not count: that is told.
-                Ok(gates) if makes && gates.homes.is_empty() => {
-                    scope.first()?;
-                    0
-                }
+            let in_the_way = match Gates::try_lock(scope, number, makes)? {
                 Ok(gates) => return Ok(gates),
                 Err(pid) => pid,
             };
@@ -147,8 +139,13 @@ impl Gates {
         }
     }
 
-    fn try_lock(scope: &Scope, number: u64) -> Result<Result<Gates, u32>, Error> {
+    fn try_lock(scope: &Scope, number: u64, makes: bool) -> Result<Result<Gates, u32>, Error> {
         let homes = own(scope)?;
+        if makes && !homes.first().is_some_and(|home| home.is_first) {
+            // It is made; if it is there, but does not count, that is told. Then all begins anew.
+            scope.first()?;
+            return Ok(Err(0));
+        }
         let mut locked = Vec::with_capacity(homes.len());
         for home in &homes {
             match try_one(home, number)? {
