@@ -35,6 +35,8 @@ LENGTHS = {"short": 100, "long": 5_000, "longer": 200_000}
 # More than one creation sweeps.
 DEAD = 20
 _WORD_AT = 256
+# F_OFD_GETLK of asm-generic/fcntl.h.
+_GET_FILES_LOCK = 36
 
 
 def cell():
@@ -557,10 +559,75 @@ def stop(role, old, *, waits):
     return stop_at
 
 
+def is_being_opened():
+    """Whether somebody has locked a stretch of a gate: all who open or close do, for a moment."""
+    homes = [
+        Path(os.environ["XDG_RUNTIME_DIR"], "alongside"),
+        Path(f"/tmp/alongside-{os.getuid()}"),
+    ]
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    for path in itertools.chain(*(home.glob("user/gates/*") for home in homes)):
+        with open(path, "rb+") as file:
+            found = struct.unpack("hhqqi4x", fcntl.fcntl(file, _GET_FILES_LOCK, asked))
+        if found[0] != fcntl.F_UNLCK:
+            return True
+    return False
+
+
+def open_another():
+    with Cell("another") as made:
+        made.set(1)
+
+
+def is_told_that_another_opens():
+    try:
+        cell()
+    except alongside.TimedOut as error:
+        assert "is in the middle of opening or closing" in str(error)
+        assert "process" in str(error)
+    else:
+        raise AssertionError
+
+
+def stop_opener(role, *, waits):
+    """Stop who opens or closes at one system call; who has it open goes on, then all others do."""
+
+    def stop_at(count):
+        keeper = Keeper(value(b"o"))
+        work, seen, opener = Traced(traced(role)), 0, None
+        for _ in work:
+            seen += 1
+            if seen != count:
+                continue
+            keeper.look()
+            if not is_being_opened():
+                ask(set_by_another)
+                keeper.look(b"2")
+            else:
+                ask(open_another)
+                if waits:
+                    ask(is_told_that_another_opens)
+                opener = child(set_by_another)
+        assert work.is_done
+        if opener is not None:
+            succeeds(opener, "opening after one that was stopped")
+        keeper.look(b"2" if seen >= count else b"1")
+        keeper.end()
+        ask(nobody_is_there)
+        return seen >= count
+
+    return stop_at
+
+
+# Who waits for one that is stopped does so until it is told; only in the campaign.
 STOPS = {
-    name: stop(role, old, waits=waits)
+    f"{name}{'_wait' * waits}": stopped
     for waits in (False, True)
-    for name, (role, old) in [(f"{name}{'_wait' * waits}", it) for name, it in SETS.items()]
+    for name, stopped in [
+        *((name, stop(role, old, waits=waits)) for name, (role, old) in SETS.items()),
+        ("open", stop_opener(create, waits=waits)),
+        ("close", stop_opener(close, waits=waits)),
+    ]
 }
 
 

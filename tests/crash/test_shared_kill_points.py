@@ -39,8 +39,8 @@ def test_a_kill_at_any_system_call_breaks_no_promise(role, tmp_path):
 
 
 @pytest.mark.parametrize("role", [role for role in HOW["stop"] if IS_WHOLE or "wait" not in role])
-def test_a_writer_that_is_stopped_at_any_system_call_holds_up_no_reader(role, tmp_path):
-    """In the campaign others that write wait until they are told, ten seconds each."""
+def test_who_is_stopped_at_any_system_call_holds_up_no_reader(role, tmp_path):
+    """In the campaign others that write, open or close wait until told, ten seconds each."""
     treat("stop", role, tmp_path, STEPS["stop"])
 
 
