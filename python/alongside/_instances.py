@@ -81,13 +81,11 @@ class Instance(Closing):
 
     Attributes:
         name: the name.
-        first: whether it is the first.
-        session: if not, the session with the first; else None.
+        session: the session with the first, if this is a later one; else None.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.first = False
         self.session: Session | None = None
         self._lock: Lock | None = None
         self._registration: Registration | None = None
@@ -98,6 +96,12 @@ class Instance(Closing):
         self._changing = threading.Lock()
         # The visits that a handler has had, the last of them.
         self._had: dict[str, None] = {}
+        self._pid = os.getpid()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the first, until `close()`; a forked child of it is not."""
+        return self._lock is not None and self._pid == os.getpid()
 
     def on_other(self, callback: _OnOther | None, /, *, on: Loop | None = None) -> None:
         """Call `callback(visit)` for each later instance; its `only` returns when that has ended.
@@ -142,6 +146,9 @@ class Instance(Closing):
     def close(self) -> None:
         """Be the first no longer; a second time does nothing. Whoever waits becomes the first."""
         _open.discard(self)
+        if self._pid != os.getpid():
+            # A forked child has nothing of it.
+            return
         if self._registration is not None:
             registration, self._registration = self._registration, None
             registration.revoke()
@@ -173,7 +180,7 @@ class Instance(Closing):
         except BaseException:
             lock._release_for(id(self))
             raise
-        self._lock, self.first = lock, True
+        self._lock = lock
         return True
 
     def _try_visit(self, scope: Scope, visit: dict[str, Any], until: Until) -> bool:

@@ -27,6 +27,22 @@ if instance.first: instance.on_other(lambda visit: visits.append(visit.argv))
 """
 
 
+def test_a_forked_child_of_the_first_is_not_the_first(puppet):
+    with alongside.only("app") as instance:
+        if (pid := os.fork()) == 0:
+            is_first = instance.first
+            instance.close()
+            os._exit(is_first)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert instance.first
+        later = puppet().say("alongside.only('app', timeout=60).first")
+        came = threading.Event()
+        instance.on_other(lambda visit: came.set())
+        assert came.wait(60)
+        assert not later.hear()
+    assert not instance.first
+
+
 def test_the_first_is_the_first_and_others_hand_over(first, puppet, tmp_path):
     assert first.first
     assert first.session is None
