@@ -54,6 +54,32 @@ def test_a_program_of_no_login_is_told_so(monkeypatch):
     assert alongside.running() == []
 
 
+@ROOT_NEEDED
+def test_each_audit_session_of_the_kernel_is_a_login(puppet, monkeypatch):
+    for variable in ("ALONGSIDE_LOGIN", "XDG_SESSION_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    if "session-" in Path("/proc/self/cgroup").read_text():
+        pytest.skip("these tests run in a login session")
+    one, two = puppet(), puppet()
+    try:
+        # As pam_loginuid does at each login: the kernel begins a session.
+        for each in (one, two):
+            each.run("with open('/proc/self/loginuid', 'w') as file: file.write('0')")
+    except OSError:
+        pytest.skip("this kernel, or who set this machine up, keeps audit sessions as they are")
+    one.run("""
+        import subprocess, sys
+        alongside.Cell("a", scope="login").set("of one")
+        alongside.Cell("a", scope="user").set("of both")
+    """)
+    read = "alongside.Cell('a', scope={!r}).get('nothing')"
+    assert two(read.format("login")) == "nothing"
+    assert two(read.format("user")) == "of both"
+    # What it starts belongs to its login.
+    code = f"import alongside; print({read.format('login')})"
+    assert one(f"subprocess.check_output([sys.executable, '-c', {code!r}])") == b"of one\n"
+
+
 def is_without_audit_session():
     path = Path("/proc/self/sessionid")
     return not path.exists() or path.read_text().strip() == "4294967295"
