@@ -661,8 +661,12 @@ def test_a_child_that_was_forked_amid_opening_opens_too():
     for _ in range(30):
         pid = os.fork()
         if pid == 0:
-            with Cell("busy"):
-                os._exit(0)
+            status = 1
+            try:
+                with Cell("busy"):
+                    status = 0
+            finally:
+                os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
     is_over.set()
     for thread in threads:

@@ -27,6 +27,7 @@ use pyo3::prelude::*;
 /// The native part of alongside; import `alongside` instead.
 #[pymodule(gil_used = true)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    alongside_sys::fork::prepare().map_err(std::io::Error::from)?;
     module.add_class::<endpoint::Connection>()?;
     module.add_class::<endpoint::Endpoint>()?;
     module.add_class::<lease::Lease>()?;

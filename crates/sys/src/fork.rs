@@ -20,9 +20,8 @@
 //! * **F2** the generation changes only in a child, before any other thread of it exists.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -88,47 +87,64 @@ impl Table {
     }
 }
 
-/// A page that reads 1 in the process that made it, and 0 in a child that has not noticed yet.
-struct WipedPage(NonNull<AtomicU32>);
+/// A page that reads 1 in the process that made it, and 0 in a child that has not noticed yet. Once there is
+/// one, it stays.
+static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-// SAFETY: an atomic in memory that is never unmapped.
-unsafe impl Send for WipedPage {}
-// SAFETY: as above.
-unsafe impl Sync for WipedPage {}
-
-impl WipedPage {
-    fn word(&self) -> &AtomicU32 {
-        // SAFETY: the page is mapped for ever, and any bits are an AtomicU32.
-        unsafe { self.0.as_ref() }
+/// The first word of that page; forks are watched from now on. There is no lock about it: a child that was
+/// forked amid another thread's first call would wait for that thread for ever.
+fn watch() -> Result<&'static AtomicU32, Errno> {
+    let known = PAGE.load(Ordering::Acquire);
+    // SAFETY: none, or a page that is never unmapped, of which any bits are an AtomicU32.
+    match unsafe { known.as_ref() } {
+        Some(word) => Ok(word),
+        None => begin_to_watch(),
     }
 }
 
-fn watch() -> Result<&'static WipedPage, Errno> {
-    static PAGE: OnceLock<Result<WipedPage, Errno>> = OnceLock::new();
-    PAGE.get_or_init(|| {
-        let page = rustix::param::page_size();
-        // SAFETY: a fresh private page that nobody else knows.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                page,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
-        // SAFETY: the page just mapped.
-        unsafe { rustix::mm::madvise(start, page, Advice::LinuxWipeOnFork) }?;
-        let wiped = WipedPage(NonNull::new(start.cast()).ok_or(Errno::NOMEM)?);
-        wiped.word().store(1, Ordering::Relaxed);
-        // SAFETY: the handlers are functions for the life of the process, and do only what is
-        // allowed between fork and exec: atomics and close.
-        let failed = unsafe {
-            libc::pthread_atfork(Some(before_fork), Some(after_in_parent), Some(after_in_child))
-        };
-        if failed == 0 { Ok(wiped) } else { Err(Errno::from_raw_os_error(failed)) }
-    })
-    .as_ref()
-    .map_err(|errno| *errno)
+/// Has forks watched, which is best done while there is one thread.
+pub fn prepare() -> Result<(), Errno> {
+    watch().map(drop)
+}
+
+#[cold]
+fn begin_to_watch() -> Result<&'static AtomicU32, Errno> {
+    let made = wiped_page()?;
+    if PAGE.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // SAFETY: made just now, and nobody else knows it.
+        unsafe { rustix::mm::munmap(made.cast(), rustix::param::page_size()) }?;
+        return watch();
+    }
+    // SAFETY: the handlers are functions for the life of the process, and do only what is allowed between fork
+    // and exec: atomics and close.
+    let failed = unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_in_parent), Some(after_in_child))
+    };
+    if failed != 0 {
+        // It stays mapped: another thread may have it.
+        PAGE.store(ptr::null_mut(), Ordering::Release);
+        return Err(Errno::from_raw_os_error(failed));
+    }
+    watch()
+}
+
+fn wiped_page() -> Result<*mut AtomicU32, Errno> {
+    let page = rustix::param::page_size();
+    // SAFETY: a fresh private page that nobody else knows.
+    let start = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            page,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    }?;
+    // SAFETY: the page just mapped.
+    unsafe { rustix::mm::madvise(start, page, Advice::LinuxWipeOnFork) }?;
+    let word = start.cast::<AtomicU32>();
+    // SAFETY: the page just mapped, aligned for everything.
+    unsafe { &*word }.store(1, Ordering::Relaxed);
+    Ok(word)
 }
 
 extern "C" fn before_fork() {
@@ -173,8 +189,8 @@ fn close_all(state: &mut State) {
     }
     state.witnesses.clear();
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    if let Ok(page) = watch() {
-        page.word().store(1, Ordering::Relaxed);
+    if let Ok(word) = watch() {
+        word.store(1, Ordering::Relaxed);
     }
 }
 
@@ -219,8 +235,8 @@ impl Drop for Heirloom {
 /// The generation of this process. A handle made in another one belongs to an ancestor.
 #[inline]
 pub fn generation() -> u32 {
-    if let Ok(page) = watch()
-        && page.word().load(Ordering::Relaxed) == 0
+    if let Ok(word) = watch()
+        && word.load(Ordering::Relaxed) == 0
     {
         // A child of a bare clone: no handler ran, so its lock may be held by a thread that does
         // not exist here. F2: it has no other thread yet that knows this library.
@@ -289,15 +305,25 @@ impl Drop for Fd {
             if let Some(at) = state.open.iter().rposition(|fd| *fd == self.raw) {
                 state.open.swap_remove(at);
             }
+            // No fork comes in between: its child would keep what nobody there knows, and its locks.
+            // SAFETY: `self` owned it, and it is out of the table (F1).
+            drop(unsafe { OwnedFd::from_raw_fd(self.raw) });
         });
-        // SAFETY: `self` owned it, and it is out of the table (F1).
-        drop(unsafe { OwnedFd::from_raw_fd(self.raw) });
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// Tests that fork do so one after the other: some count what the children keep.
+    pub(crate) fn alone() -> MutexGuard<'static, ()> {
+        static FORKING: Mutex<()> = Mutex::new(());
+        FORKING.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn a_descriptor_is_in_the_table_as_long_as_it_lives() {
@@ -310,7 +336,43 @@ mod tests {
     }
 
     #[test]
+    fn a_child_forked_while_others_open_and_close_has_none_of_theirs() {
+        let _alone = alone();
+        let (is_over, mut keepers) = (AtomicBool::new(false), 0);
+        let name = "opened-and-closed";
+        let open = || rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
+        let has_it = || {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let mut paths = all.filter_map(|each| std::fs::read_link(each.path()).ok());
+            paths.any(|path| path.to_string_lossy().contains(name))
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    drop(Fd::opened(open).unwrap());
+                }
+            });
+            for _ in 0..500 {
+                // SAFETY: the child only asks and leaves.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    let status = i32::from(has_it());
+                    // SAFETY: ends the child at once.
+                    unsafe { libc::_exit(status) };
+                }
+                let mut status = -1;
+                // SAFETY: waits for the child just made.
+                unsafe { libc::waitpid(pid, &mut status, 0) };
+                keepers += i32::from(status != 0);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(keepers, 0);
+    }
+
+    #[test]
     fn a_forked_child_finds_it_closed_and_knows_why() {
+        let _alone = alone();
         let (read, _write) = rustix::pipe::pipe().unwrap();
         let fd = Fd::new(read).unwrap();
         // SAFETY: the child only asks and leaves.
@@ -330,6 +392,7 @@ mod tests {
 
     #[test]
     fn an_heirloom_has_heirs_until_the_child_is_done() {
+        let _alone = alone();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let _watched = Fd::new(read.try_clone().unwrap()).unwrap();
         let before = Heirloom::new();

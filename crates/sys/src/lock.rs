@@ -234,6 +234,7 @@ mod tests {
 
     #[test]
     fn a_forked_child_begins_with_nothing_whoever_has_the_lock() {
+        let _alone = crate::fork::tests::alone();
         static OURS: PerProcess<Vec<u32>> = PerProcess::new();
         OURS.with(|ours| ours.push(1));
         let status = OURS.with(|_| {

@@ -57,6 +57,11 @@ pub fn most_descriptors() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// The number of a process, as the kernel takes it; what can be none is not there.
+pub(crate) fn number(pid: u32) -> Result<Pid, Errno> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
+}
+
 /// A handle on one process.
 #[derive(Debug)]
 pub struct Process {
@@ -89,9 +94,8 @@ impl Process {
     /// Holds the process that has this number now. Who needs to know that it is the one that was meant asks
     /// for a sign of that one's life afterwards.
     pub fn open(pid: u32) -> Result<Process, Errno> {
-        let pid_or_none = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
         let flags = rustix::process::PidfdFlags::empty();
-        Process::new(rustix::process::pidfd_open(pid_or_none, flags)?, pid)
+        Process::new(rustix::process::pidfd_open(number(pid)?, flags)?, pid)
     }
 
     /// Holds a child of this process.
@@ -139,10 +143,7 @@ impl Process {
             // Before Linux 6.9: by number, which stays the group's as long as its leader has not
             // been reaped, and that is ours to do.
             Errno::INVAL if self.exit_status().is_some() => Err(Errno::SRCH),
-            Errno::INVAL => {
-                let pid = Pid::from_raw(self.pid as i32).ok_or(Errno::SRCH)?;
-                rustix::process::kill_process_group(pid, signal)
-            }
+            Errno::INVAL => rustix::process::kill_process_group(number(self.pid)?, signal),
             errno => Err(errno),
         }
     }

@@ -188,7 +188,7 @@ pub fn peer_process(socket: impl AsFd) -> Result<OwnedFd, Errno> {
         return Ok(unsafe { OwnedFd::from_raw_fd(found) });
     }
     let (pid, _) = peer(&socket)?;
-    let pid = rustix::process::Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+    let pid = crate::process::number(pid)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
