@@ -732,6 +732,40 @@ def test_what_stands_in_its_place_is_refused(scope, cell):
         planted.set(1)
 
 
+def test_a_gate_that_others_may_lock_is_refused(scope, cell):
+    for gate in (scope / "gates").iterdir():
+        gate.chmod(0o666)
+    with pytest.raises(alongside.Denied, match="remove it"):
+        Cell(cell.name)
+    for gate in (scope / "gates").iterdir():
+        gate.unlink()
+    with Cell(cell.name) as again:
+        assert again.holders() == cell.holders()
+
+
+def test_what_lives_in_any_place_counts(puppet):
+    """A program may have begun before its user's runtime directory was there."""
+    name = f"places/{os.getpid()}"
+    take = f"lock = alongside.Lock({name!r}); lock.acquire(); rw = alongside.RWLock({name!r})"
+    killed = puppet()
+    killed.run(f"{take}; hold = rw.writing().__enter__()")
+    killed.kill()
+    # It cannot know of what has died in a place that it does not see.
+    early = {key: value for key, value in os.environ.items() if key != "XDG_RUNTIME_DIR"}
+    early = puppet(env=early)
+    early.run(f"{take}; hold = rw.writing().__enter__(); alongside.Cell({name!r}).set('early')")
+    with Cell(name) as cell:
+        assert cell.get() == "early"
+        lock, rwlock = alongside.Lock(name), alongside.RWLock(name)
+        assert lock.owner().pid == early.pid
+        assert not lock.try_acquire()
+        with pytest.raises(alongside.TimedOut):
+            rwlock.reading(timeout=0).__enter__()
+        early.run("hold.__exit__(None, None, None); lock.release()")
+        assert lock.try_acquire()
+        lock.release()
+
+
 def test_a_full_disk_leaves_the_old_value(puppet):
     """By a limit of file sizes: who meets a full tmpfs is told the same way."""
     other = puppet()
