@@ -94,10 +94,11 @@ def test_what_a_killed_starter_has_started_is_waited_for(controller, started, pu
     """It publishes when it is told to, which is after its starter was killed."""
     slow = controller.copy()
     go = tmp_path / "go"
+    os.mkfifo(go)
     slow[2] = slow[2].replace(
         "def answer",
         f"""
-while not os.path.exists({str(go)!r}): time.sleep(0.001)
+open({str(go)!r}).close()
 def answer""",
         1,
     )
@@ -108,7 +109,7 @@ def answer""",
     other = puppet()
     other.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=60).peer.pid")
     wait_until(lambda: alongside.Lock(".start/controller").owner())
-    go.touch()
+    go.write_text("")
     assert [other.hear()] == pids(started)
 
 

@@ -378,7 +378,7 @@ fn refusal(found: &Result<Facts, Errno>, owner: u32, closed: u32) -> Option<Stri
         Ok(facts) if facts.uid != owner => {
             Some(format!("it belongs to user {}, not to user {owner}", facts.uid))
         }
-        // Then even this library would see it at one time, and not at another.
+        // It can be seen from outside, and not opened: some would count it, and others would not.
         Ok(facts) if facts.mode & ONES_OWN != ONES_OWN => {
             Some(permissions("its owner may not read, write and enter it", facts.mode, closed))
         }
