@@ -22,6 +22,7 @@
 
 pub mod cell;
 mod gate;
+mod hearing;
 mod held;
 pub mod lock;
 pub mod rwlock;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use alongside_sys::own_pid;
 
+pub use hearing::Hearing;
 pub use held::leave_all;
 
 /// So long somebody may be in the middle of something that takes microseconds. Who is stopped there is told.

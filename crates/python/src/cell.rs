@@ -1,6 +1,6 @@
 //! Cells, as Python sees them: values in and out. `alongside.Cell` adds what is plain Python.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 
 use alongside_core::shared::cell::{
@@ -447,9 +447,10 @@ impl Changes {
         self.core.follow(pid).map_err(|error| to_python(py, error, None))
     }
 
-    /// A descriptor that is readable while something has happened.
-    fn fileno(&self) -> i32 {
-        self.core.as_fd().as_raw_fd()
+    /// A descriptor that is readable when something has happened, or maybe.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        let alone = self.core.alone().map_err(|error| to_python(py, error, None))?;
+        Ok(alone.as_raw_fd())
     }
 }
 

@@ -1,9 +1,12 @@
 //! What a loop watches: any number of sessions at once, through one descriptor.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alongside_core::Armed;
+use alongside_core::shared::Hearing;
+use alongside_sys::lock::Timed;
 use alongside_sys::poll::{Beacon, PollSet, Watch};
 use alongside_sys::{Errno, WaitEnd};
 use pyo3::exceptions::PyOSError;
@@ -15,12 +18,15 @@ use crate::endpoint::Endpoint;
 use crate::errors::raise;
 
 const WOKEN: u64 = 0;
+const HEARD: u64 = u64::MAX;
 
-/// Waits for arrivals and ends of many sessions. Each has a number of the caller's choice, not 0.
+/// Waits for arrivals and ends of many sessions. Each has a number of the caller's choice, that counts from 1.
 #[pyclass(frozen, module = "alongside._core")]
 pub(crate) struct Poller {
     set: PollSet,
     beacon: Beacon,
+    /// Where cells are heard of, and how many of them are watched.
+    hearing: Timed<Option<(Arc<Hearing>, usize)>>,
 }
 
 /// A place where a loop's tasks wait for everything but messages.
@@ -61,6 +67,29 @@ impl Poller {
         let text = "this loop belongs to the process that forked this one\nmake another one here";
         Err(Python::attach(|py| raise(py, "HandleLost", text)))
     }
+
+    /// Watches, for one more cell, where cells are heard of.
+    fn listen(&self, here: &Arc<Hearing>) -> Result<(), Errno> {
+        let mut hearing = self.hearing.lock_for_sure();
+        if hearing.is_none() {
+            self.set.add(&**here, HEARD, Watch::Level)?;
+        }
+        hearing.get_or_insert_with(|| (Arc::clone(here), 0)).1 += 1;
+        Ok(())
+    }
+
+    /// Has the cells of this process told that they were written; adds the numbers of those watched here.
+    fn hand_out(&self, numbers: &mut Vec<u64>) -> Result<(), Errno> {
+        if let Some((hearing, _)) = &*self.hearing.lock_for_sure() {
+            hearing.hand_out()?;
+        }
+        if let Ok(told) = self.set.wait(Some(Duration::ZERO))? {
+            let is_known = |number: &u64| numbers.contains(number);
+            let new: Vec<u64> = told.tokens().iter().copied().filter(|it| !is_known(it)).collect();
+            numbers.extend(new);
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
@@ -69,7 +98,7 @@ impl Poller {
     fn new() -> PyResult<Poller> {
         let (set, beacon) = (PollSet::new().map_err(failed)?, Beacon::new().map_err(failed)?);
         set.add(&beacon, WOKEN, Watch::Level).map_err(failed)?;
-        Ok(Poller { set, beacon })
+        Ok(Poller { set, beacon, hearing: Timed::default() })
     }
 
     /// Reports `number` as long as the session has a message or its end to give.
@@ -139,13 +168,26 @@ impl Poller {
     /// Reports `number` as long as a cell may have changed.
     fn add_cell(&self, changes: &Changes, number: u64) -> PyResult<()> {
         self.check_ours()?;
-        self.set.add(&changes.core, number, Watch::Level).map_err(failed)
+        self.set.add(&changes.core, number, Watch::Level).map_err(failed)?;
+        let listens = self.listen(changes.core.hearing());
+        if listens.is_err() {
+            self.set.remove(&changes.core);
+        }
+        listens.map_err(failed)
     }
 
     /// Reports no more changes of a cell.
     fn remove_cell(&self, changes: &Changes) {
-        if self.set.is_ours() && changes.core.is_ours() {
-            self.set.remove(&changes.core);
+        if !self.set.is_ours() || !changes.core.is_ours() {
+            return;
+        }
+        self.set.remove(&changes.core);
+        let mut hearing = self.hearing.lock_for_sure();
+        let Some((of_all, count)) = hearing.as_mut() else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.set.remove(&**of_all);
+            *hearing = None;
         }
     }
 
@@ -187,10 +229,15 @@ impl Poller {
         };
         match waited.map_err(failed)? {
             Ok(ready) => {
-                if ready.tokens().contains(&WOKEN) {
+                let mut numbers = ready.tokens().to_vec();
+                if numbers.contains(&WOKEN) {
                     self.beacon.put_out();
                 }
-                Ok(ready.tokens().iter().copied().filter(|token| *token != WOKEN).collect())
+                if numbers.contains(&HEARD) {
+                    self.hand_out(&mut numbers).map_err(failed)?;
+                }
+                numbers.retain(|number| ![WOKEN, HEARD].contains(number));
+                Ok(numbers)
             }
             Err(WaitEnd::Interrupted | WaitEnd::TimedOut) => Ok(Vec::new()),
         }

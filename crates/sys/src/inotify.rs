@@ -1,4 +1,4 @@
-//! What the kernel tells of files that come and go in a directory.
+//! What the kernel tells of files: that they come and go in a directory, and that they are written.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -20,14 +20,14 @@ pub enum Told {
     Lost,
 }
 
-/// Listens to directories.
+/// Listens to directories, or to files.
 #[derive(Debug)]
 pub struct Inotify {
     fd: Fd,
 }
 
 impl Inotify {
-    /// One that listens to none yet.
+    /// One that listens to nothing yet.
     pub fn new() -> Result<Inotify, Errno> {
         Ok(Inotify { fd: Fd::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?)? })
     }
@@ -48,29 +48,38 @@ impl Inotify {
         inotify::add_watch(&self.fd, directory, wanted)
     }
 
-    /// Hears of an open file that is written, or loses a name, from now on.
-    pub fn watch_file(&self, file: impl AsFd) -> Result<(), Errno> {
+    /// Hears of an open file that is written, or loses a name, from now on; gives its number.
+    pub fn watch_file(&self, file: impl AsFd) -> Result<i32, Errno> {
         let place = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-        inotify::add_watch(&self.fd, place, WatchFlags::MODIFY | WatchFlags::ATTRIB).map(drop)
+        inotify::add_watch(&self.fd, place, WatchFlags::MODIFY | WatchFlags::ATTRIB)
     }
 
-    /// Forgets what was told, if anything was.
-    pub fn drain(&self) -> Result<bool, Errno> {
-        let mut space = [0; 4 << 10];
-        let mut was_any = false;
+    /// Gives the numbers of files of which something was told; none for all of them, if more happened than was
+    /// kept. It may give only the first, and never waits.
+    pub fn files(&self, heard: &mut dyn FnMut(Option<i32>)) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::<u8>::uninit(); 4 << 10];
+        let mut reader = inotify::Reader::new(&self.fd, &mut space);
         loop {
-            match rustix::io::read(&self.fd, &mut space) {
-                Ok(_) => was_any = true,
-                Err(Errno::AGAIN) => return Ok(was_any),
-                Err(Errno::INTR) => {}
+            match reader.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => heard(None),
+                Ok(event) => heard(Some(event.wd())),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
                 Err(errno) => return Err(errno),
+            }
+            if reader.is_buffer_empty() {
+                return Ok(());
             }
         }
     }
 
-    /// Hears no more of a directory.
+    /// Whether it was made in this process, not in the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.fd.is_ours()
+    }
+
+    /// Hears no more of a directory, or of a file.
     pub fn forget(&self, number: i32) {
-        // The kernel has done so itself if the directory is gone.
+        // The kernel has done so itself if it is gone.
         let _ = inotify::remove_watch(&self.fd, number);
     }
 

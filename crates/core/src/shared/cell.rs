@@ -18,7 +18,6 @@ use alongside_shm::{
 };
 pub use alongside_shm::{Value, Written};
 use alongside_sys::file::{self, Hold};
-use alongside_sys::inotify::Inotify;
 use alongside_sys::lock::{PerProcess, Timed};
 use alongside_sys::poll::{PollSet, Watch};
 use alongside_sys::process::Process;
@@ -31,6 +30,7 @@ use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
 use crate::shared::gate::{Attention, Patience};
+use crate::shared::hearing::{Hearing, Listener};
 use crate::shared::held::{Content, Held, Kind, Once, Wanted, living};
 use crate::shared::{PATIENCE, signed};
 
@@ -370,27 +370,42 @@ impl Cell {
     }
 }
 
-/// Tells when a cell may have changed, through a descriptor; and when a process has ended that matters to it.
+/// Tells when a cell may have changed; and when a process has ended that matters to it. Who waits for that
+/// watches its [`Hearing`] as well, and has that handed out.
 #[derive(Debug)]
 pub struct Changes {
     shared: Arc<Shared>,
     set: PollSet,
-    inotify: Inotify,
+    listener: Listener,
     followed: Timed<Option<Process>>,
 }
 
 const WRITTEN: u64 = 0;
 const ENDED: u64 = 1;
+const HEARD: u64 = 2;
 
 impl Changes {
     /// From now on.
     pub fn new(cell: &Cell) -> Result<Changes, Error> {
         let shared = cell.opened()?;
         let os = Error::os("watching a cell");
-        let (set, inotify) = (PollSet::new().map_err(&os)?, Inotify::new().map_err(&os)?);
-        inotify.watch_file(&shared.held.file).map_err(&os)?;
-        set.add(&inotify, WRITTEN, Watch::Level).map_err(&os)?;
-        Ok(Changes { shared, set, inotify, followed: Timed::default() })
+        let set = PollSet::new().map_err(&os)?;
+        let listener = Listener::new(&shared.held.file).map_err(&os)?;
+        set.add(&listener, WRITTEN, Watch::Level).map_err(&os)?;
+        Ok(Changes { shared, set, listener, followed: Timed::default() })
+    }
+
+    /// Where it hears of its cell, as others of this process hear of theirs.
+    pub fn hearing(&self) -> &Arc<Hearing> {
+        &self.listener.hearing
+    }
+
+    /// A descriptor for who watches nothing else: it is readable when there is something to take, or maybe.
+    pub fn alone(&self) -> Result<BorrowedFd<'_>, Error> {
+        match self.set.add(&**self.hearing(), HEARD, Watch::Level) {
+            Ok(()) | Err(Errno::EXIST) => Ok(self.set.as_fd()),
+            Err(errno) => Err(Error::os("watching a cell")(errno)),
+        }
     }
 
     /// Tells when this process has ended, too, and no other any more; gives whether it is there.
@@ -416,12 +431,14 @@ impl Changes {
     /// Whether anything has happened since the last time. Never waits.
     pub fn take(&self) -> Result<bool, Error> {
         let os = Error::os("watching a cell");
+        self.hearing().hand_out().map_err(&os)?;
         let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(&os)? else { return Ok(false) };
-        let written = self.inotify.drain().map_err(&os)?;
-        if written {
+        let tokens = ready.tokens();
+        if tokens.contains(&WRITTEN) {
+            self.listener.put_out();
             self.shared.check_use()?;
         }
-        Ok(written || !ready.tokens().is_empty())
+        Ok(tokens.iter().any(|token| *token != HEARD))
     }
 
     /// Whether it was made in this process, not in the one that forked it.
