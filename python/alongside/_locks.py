@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ._in_line import Line
     from ._types import Scope
-
-# How soon a task looks again, at first and at last.
-_FIRST_LOOK_S = 0.0002
-_LAST_LOOK_S = 0.002
 
 
 class Lock(_core.Lock):
@@ -64,6 +61,8 @@ class Lock(_core.Lock):
         True
     """
 
+    _line: Line | None = None
+
     def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
         # What it was made from is `__new__`'s business.
         del scope
@@ -88,12 +87,13 @@ class Lock(_core.Lock):
         task = _this_task()
         if self._is_taken_by(task):
             self._acquire_for(task, 0)
-        look = _FIRST_LOOK_S
-        while not self._try_acquire_for(task):
-            if not await _tasks.pause(look, until):
-                msg = f"the lock {self.name!r} was not free before the deadline"
-                raise TimedOut(msg)
-            look = min(look * 2, _LAST_LOOK_S)
+        if self._try_acquire_for(task):
+            return
+        from ._in_line import ToHave
+
+        wants = ToHave(self)
+        await _line(self).wait(wants, until)
+        self._pass_on(id(wants), task)
 
     def arelease(self) -> None:
         """Give it back, as the task that took it."""
@@ -108,6 +108,15 @@ class Lock(_core.Lock):
 
 
 Lock.__module__ = "alongside"
+
+
+def _line(lock: Lock | RWLock) -> Line:
+    """Give the tasks that wait for a lock."""
+    if lock._line is None:
+        from ._in_line import Line
+
+        lock._line = Line(lock.name)
+    return lock._line
 
 
 def this_task() -> int:
@@ -146,6 +155,8 @@ class RWLock(_core.RWLock):
     Args:
         name, scope: as for `Lock`, whose names do not meet these.
     """
+
+    _line: Line | None = None
 
     def __init__(self, _name: str, /, *, scope: Scope = "user") -> None:
         # What it was made from is `__new__`'s business.
@@ -211,16 +222,16 @@ class Hold:
         from . import _tasks
 
         self._check_free()
-        until, look = _tasks.deadline(self._timeout), _FIRST_LOOK_S
-        while True:
-            try:
-                self._keep(self._lock._acquire(self._is_writer, 0))
-            except TimedOut:
-                if not await _tasks.pause(look, until):
-                    raise
-                look = min(look * 2, _LAST_LOOK_S)
-            else:
-                return self
+        until = _tasks.deadline(self._timeout)
+        try:
+            held = self._lock._acquire(self._is_writer, 0)
+        except TimedOut:
+            from ._in_line import ToEnter
+
+            wants = ToEnter(self._lock, is_writer=self._is_writer)
+            held = await _line(self._lock).wait(wants, until)
+        self._keep(held)
+        return self
 
     async def __aexit__(
         self,

@@ -359,7 +359,8 @@ def test_a_task_that_is_cancelled_does_not_have_it(lock, puppet):
 
     asyncio.run(main())
     other.run("lock.release()")
-    assert lock.try_acquire()
+    # What waited for the task may take it, to give it back.
+    wait_until(lock.try_acquire)
     lock.release()
 
 
@@ -467,6 +468,170 @@ def test_tasks_read_and_write(rwlock):
                     pass
 
     asyncio.run(main())
+
+
+# ---- tasks that wait -----------------------------------------------------------------------------
+
+
+def in_line():
+    """Whether a thread waits for tasks."""
+    return any(thread.name.startswith("alongside: a/b") for thread in threading.enumerate())
+
+
+def test_tasks_get_it_in_their_turn(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    order = []
+
+    async def use(number):
+        async with lock:
+            order.append(number)
+            await asyncio.sleep(0)
+            order.append(number)
+
+    async def main():
+        tasks = [asyncio.create_task(use(n)) for n in range(30)]
+        await asyncio.sleep(0)
+        for n in (0, 7, 8, 29):
+            tasks[n].cancel()
+        await asyncio.sleep(0)
+        other.run("lock.release()")
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [n for n, end in enumerate(ends) if end is not None] == [0, 7, 8, 29]
+
+    asyncio.run(main())
+    assert order == [n for n in range(30) if n not in {0, 7, 8, 29} for _ in range(2)]
+    assert lock.owner() is None
+    wait_until(lambda: not in_line())
+
+
+def test_a_task_that_waited_too_long_may_wait_again(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+
+    async def main():
+        for _ in range(20):
+            with pytest.raises(alongside.TimedOut, match="not free"):
+                await lock.aacquire(timeout=0.001)
+        last = asyncio.create_task(lock.aacquire(timeout=60))
+        await asyncio.sleep(0)
+        other.run("lock.release()")
+        await last
+
+    asyncio.run(main())
+    assert lock.owner().pid == os.getpid()
+
+
+def test_a_dead_owner_is_told_to_tasks_too(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+
+    async def main():
+        waiter = asyncio.create_task(lock.aacquire())
+        await asyncio.sleep(0)
+        other.kill()
+        await waiter
+        assert lock.abandoned
+        assert lock.owner().pid == os.getpid()
+        with pytest.raises(RuntimeError, match="does not have it"):
+            lock.arelease()
+
+    asyncio.run(main())
+
+
+def test_a_task_that_cannot_go_on_waiting_is_told_why(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+
+    async def main():
+        waiters = [asyncio.create_task(lock.aacquire()) for _ in range(3)]
+        await asyncio.sleep(0)
+        os.truncate(lock._path, 100)
+        for waiter in waiters:
+            with pytest.raises(alongside.Corrupt, match="cut short"):
+                await waiter
+
+    asyncio.run(main())
+
+
+def test_a_child_forked_while_tasks_wait_has_a_line_of_its_own(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+
+    async def use():
+        async with lock:
+            return lock.owner().pid
+
+    async def main():
+        waiter = asyncio.create_task(use())
+        await asyncio.sleep(0)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.kill(other.pid, signal.SIGUSR1)
+                status = asyncio.run(use()) != os.getpid()
+            finally:
+                os._exit(status)
+        assert await asyncio.to_thread(os.waitpid, pid, 0) == (pid, 0)
+        assert await waiter == os.getpid()
+
+    # Both wait until it is told to.
+    other.run("import signal; signal.signal(signal.SIGUSR1, lambda *_: lock.release())")
+    asyncio.run(main())
+
+
+def test_a_program_ends_though_tasks_wait(lock, puppet):
+    program = """
+import alongside, asyncio
+async def main():
+    waiters = [asyncio.create_task(alongside.Lock("a/b").aacquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    print("waits", flush=True)
+{}
+"""
+    with lock:
+        for end in ("asyncio.run(main())", "asyncio.new_event_loop().run_until_complete(main())"):
+            argv = [sys.executable, "-c", program.format(end)]
+            done = subprocess.run(argv, capture_output=True, text=True, check=True)
+            assert done.stdout == "waits\n"
+
+
+def test_a_task_that_is_to_write_keeps_later_readers_out(rwlock, puppet):
+    first, second = puppet(), puppet()
+    first.run("hold = alongside.RWLock('a/b').reading().__enter__()")
+    second.run("""
+        rwlock = alongside.RWLock('a/b')
+        def may_read():
+            try:
+                with rwlock.reading(timeout=0):
+                    return True
+            except alongside.TimedOut:
+                return False
+        """)
+
+    async def write():
+        async with rwlock.writing():
+            assert not second("may_read()")
+
+    async def main():
+        for is_cancelled in (True, False):
+            writer = asyncio.create_task(write())
+            while second("may_read()"):
+                await asyncio.sleep(0)
+            # As long as it waits; it looks up now and then.
+            for _ in range(200):
+                assert not second("may_read()")
+                await asyncio.sleep(0.001)
+            if is_cancelled:
+                writer.cancel()
+                while not second("may_read()"):
+                    await asyncio.sleep(0)
+        first.kill()
+        await writer
+
+    asyncio.run(main())
+    assert second("may_read()")
 
 
 def test_a_reader_that_is_not_let_go_is_the_process_s(rwlock, puppet):

@@ -36,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<peer::Statistics>()?;
     module.add_class::<poller::Aside>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<poller::Signal>()?;
     module.add_class::<start::Canceller>()?;
     module.add_class::<start::Child>()?;
     module.add_class::<cell::Cell>()?;
@@ -43,6 +44,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<cell::First>()?;
     module.add_class::<lock::Lock>()?;
     module.add_class::<lock::RwLock>()?;
+    module.add_class::<lock::RwEntry>()?;
     module.add_class::<lock::RwHold>()?;
     module.add_class::<directory::Call>()?;
     module.add_class::<directory::Change>()?;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use alongside_core::shared::PATIENCE;
 use alongside_core::shared::lock::Lock as CoreLock;
-use alongside_core::shared::rwlock::{RwHold as CoreHold, RwLock as CoreRwLock};
+use alongside_core::shared::rwlock::{
+    RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock,
+};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -246,6 +248,12 @@ impl Lock {
         self.give_back(py, taker)
     }
 
+    /// Makes it another taker's, if it is this one's.
+    fn _pass_on(&self, py: Python<'_>, from_: usize, to: usize) -> PyResult<()> {
+        self.core(py)?.pass_on(from_, to);
+        Ok(())
+    }
+
     /// Whether this taker has it.
     fn _is_taken_by(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
         Ok(self.core(py)?.taker() == taker)
@@ -310,20 +318,61 @@ impl RwLock {
 
     fn _acquire(&self, py: Python<'_>, is_writer: bool, timeout: Option<f64>) -> PyResult<RwHold> {
         let until = deadline(timeout)?;
-        let core = self.core(py)?;
+        let mut entry = self.core(py)?.entry(is_writer);
         alongside_sys::look_again_soon();
-        let hold = loop {
-            match py.detach(|| core.acquire(is_writer, until)) {
-                Err(Error::Interrupted) => py.check_signals()?,
-                taken => break taken.map_err(|error| failed(py, &self.opening.name, error))?,
-            }
-        };
-        Ok(RwHold { abandoned: hold.abandoned, core: Mutex::new(Some(hold)) })
+        wait_for(py, &self.opening.name, &mut entry, until)
+    }
+
+    /// Somebody who waits now and then.
+    fn _entry(&self, py: Python<'_>, is_writer: bool) -> PyResult<RwEntry> {
+        let core = Mutex::new(self.core(py)?.entry(is_writer));
+        Ok(RwEntry { name: self.opening.name.clone(), core })
     }
 
     #[getter]
     fn _path(&self, py: Python<'_>) -> PyResult<std::ffi::OsString> {
         Ok(self.core(py)?.path().into())
+    }
+}
+
+fn wait_for(
+    py: Python<'_>,
+    name: &str,
+    entry: &mut CoreEntry,
+    until: Deadline,
+) -> PyResult<RwHold> {
+    loop {
+        match py.detach(|| entry.acquire(until)) {
+            Err(Error::Interrupted) => py.check_signals()?,
+            Err(error) => return Err(failed(py, name, error)),
+            Ok(hold) => {
+                return Ok(RwHold { abandoned: hold.abandoned, core: Mutex::new(Some(hold)) });
+            }
+        }
+    }
+}
+
+/// Somebody who waits for a lock, and keeps its place between one wait and the next.
+#[pyclass(frozen, module = "alongside._core")]
+pub(crate) struct RwEntry {
+    name: String,
+    /// Touched by one thread.
+    core: Mutex<CoreEntry>,
+}
+
+#[pymethods]
+impl RwEntry {
+    /// Waits so many seconds more.
+    #[pyo3(signature = (timeout, /))]
+    fn acquire(&self, py: Python<'_>, timeout: f64) -> PyResult<RwHold> {
+        let until = deadline(Some(timeout))?;
+        let mut entry = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        wait_for(py, &self.name, &mut entry, until)
+    }
+
+    /// Gives up its place.
+    fn leave(&self) {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner).leave();
     }
 }
 

@@ -55,6 +55,32 @@ impl Aside {
     }
 }
 
+/// A descriptor that is readable once it is lit, from whatever thread. A forked child has none of it.
+#[pyclass(name = "Beacon", frozen, module = "alongside._core")]
+pub(crate) struct Signal {
+    beacon: Beacon,
+}
+
+#[pymethods]
+impl Signal {
+    #[new]
+    fn new() -> PyResult<Signal> {
+        Ok(Signal { beacon: Beacon::new().map_err(failed)? })
+    }
+
+    /// Makes it readable, for good; of no effect in a forked child.
+    fn light(&self) {
+        if self.beacon.is_ours() {
+            self.beacon.light();
+        }
+    }
+
+    /// The descriptor; -1 in a forked child.
+    fn fileno(&self) -> i32 {
+        if self.beacon.is_ours() { self.beacon.as_fd().as_raw_fd() } else { -1 }
+    }
+}
+
 fn failed(errno: Errno) -> PyErr {
     PyOSError::new_err((errno.raw_os_error(), "watching sessions"))
 }

@@ -121,6 +121,11 @@ impl Beacon {
         Ok(Beacon { event: Fd::new(rustix::event::eventfd(0, flags)?)? })
     }
 
+    /// Whether it was made in this process, not in the one that forked it.
+    pub fn is_ours(&self) -> bool {
+        self.event.is_ours()
+    }
+
     /// Makes it readable.
     pub fn light(&self) {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());

@@ -208,6 +208,11 @@ impl Lock {
         self.shared.taker.load(Ordering::Relaxed)
     }
 
+    /// Makes it another's of this process, if it is this one's.
+    pub fn pass_on(&self, from: usize, to: usize) {
+        let _ = self.shared.taker.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Takes it for a thread or a task of this process, which is no zero, or says why not; gives whether its
     /// last owner ended with it.
     #[inline]

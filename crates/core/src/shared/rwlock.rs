@@ -50,6 +50,15 @@ pub struct RwLock {
     shared: Arc<Shared>,
 }
 
+/// Somebody who waits, until this is dropped.
+#[derive(Debug)]
+pub struct RwEntry {
+    lock: RwLock,
+    is_writer: bool,
+    /// Opened when it begins to wait.
+    file: Option<Fd>,
+}
+
 /// What somebody has of it until this is dropped.
 #[derive(Debug)]
 pub struct RwHold {
@@ -81,29 +90,9 @@ impl RwLock {
         self.shared.held.path()
     }
 
-    /// Takes it, or says why not.
-    pub fn acquire(&self, is_writer: bool, until: Deadline) -> Result<RwHold, Error> {
-        let shared = &*self.shared;
-        let opened = file::open_again(&shared.held.file);
-        let file = opened.map_err(|errno| shared.held.failed(errno))?;
-        let attention = Attention::new();
-        if shared.held.is_left() {
-            return Err(lock::ending(&shared.held));
-        }
-        loop {
-            let record = Record::of(&shared.held, &file, shared.number)?;
-            if shared.try_enter(&file, is_writer).map_err(|errno| shared.held.failed(errno))? {
-                return self.enter(file, is_writer);
-            }
-            if until.is_over() {
-                return Err(Error::TimedOut);
-            }
-            // Seen before the try: who leaves changes it after that.
-            match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
-                Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
-                Ok(()) | Err(WaitEnd::TimedOut) => attention.look()?,
-            }
-        }
+    /// Somebody who is about to come in.
+    pub fn entry(&self, is_writer: bool) -> RwEntry {
+        RwEntry { lock: self.clone(), is_writer, file: None }
     }
 
     fn enter(&self, file: Fd, is_writer: bool) -> Result<RwHold, Error> {
@@ -119,21 +108,67 @@ impl RwLock {
     }
 }
 
-impl Shared {
-    /// Goes through the door into the room, if nobody is in the way.
-    fn try_enter(&self, file: &Fd, is_writer: bool) -> Result<bool, Errno> {
-        let (how, (_, bytes)) =
-            if is_writer { (Hold::Alone, signed(0)) } else { (Hold::Shared, (0, 1)) };
-        // A writer that has the door keeps it until it is in.
-        if !file::lock(file, how, DOOR_AT, bytes)? {
-            return Ok(false);
+impl RwEntry {
+    /// Takes the lock, or says why not. Who was interrupted, or has waited long enough for something else, may
+    /// go on, and has kept its place: a writer the door.
+    pub fn acquire(&mut self, until: Deadline) -> Result<RwHold, Error> {
+        let shared = Arc::clone(&self.lock.shared);
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                file::open_again(&shared.held.file).map_err(|errno| shared.held.failed(errno))?
+            }
+        };
+        match wait(&shared, &file, self.is_writer, until) {
+            Ok(()) => self.lock.enter(file, self.is_writer),
+            Err(error) => {
+                self.file = Some(file);
+                Err(error)
+            }
         }
-        let is_in = file::lock(file, how, ROOM_AT, bytes)?;
-        if is_in || !is_writer {
-            file::unlock(file, DOOR_AT, bytes)?;
-        }
-        Ok(is_in)
     }
+
+    /// Gives up its place.
+    pub fn leave(&mut self) {
+        self.file = None;
+    }
+}
+
+/// Waits until it is in the room.
+fn wait(shared: &Shared, file: &Fd, is_writer: bool, until: Deadline) -> Result<(), Error> {
+    let attention = Attention::new();
+    if shared.held.is_left() {
+        return Err(lock::ending(&shared.held));
+    }
+    loop {
+        let record = Record::of(&shared.held, file, shared.number)?;
+        if try_enter(file, is_writer).map_err(|errno| shared.held.failed(errno))? {
+            return Ok(());
+        }
+        if until.is_over() {
+            return Err(Error::TimedOut);
+        }
+        // Seen before the try: who leaves changes it after that.
+        match shared.words.wait(WORD_AT, record.word, until.at_most(IS_IT_ALIVE).left()) {
+            Err(WaitEnd::Interrupted) => return Err(Error::Interrupted),
+            Ok(()) | Err(WaitEnd::TimedOut) => attention.look()?,
+        }
+    }
+}
+
+/// Goes through the door into the room, if nobody is in the way.
+fn try_enter(file: &Fd, is_writer: bool) -> Result<bool, Errno> {
+    let (how, (_, bytes)) =
+        if is_writer { (Hold::Alone, signed(0)) } else { (Hold::Shared, (0, 1)) };
+    // A writer that has the door keeps it until it is in.
+    if !file::lock(file, how, DOOR_AT, bytes)? {
+        return Ok(false);
+    }
+    let is_in = file::lock(file, how, ROOM_AT, bytes)?;
+    if is_in || !is_writer {
+        file::unlock(file, DOOR_AT, bytes)?;
+    }
+    Ok(is_in)
 }
 
 impl RwHold {

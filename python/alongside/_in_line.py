@@ -1,0 +1,180 @@
+"""Tasks that wait for a lock stand in line, and a thread waits for the first of them.
+
+Who waits for a lock sleeps on a word in shared memory, which no event loop can watch. A task that
+looked again and again instead would come last for ever where others take the lock in turns: each
+of those sleeps until the very moment at which it is free.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from typing import Any, Generic, TypeVar
+
+from . import _core, _tasks
+from ._errors import TimedOut
+
+_T = TypeVar("_T")
+_log = logging.getLogger("alongside")
+
+# So often the thread looks whether anybody still wants what it waits for.
+_LOOK_S = 0.05
+
+
+class Wants(Generic[_T]):
+    """What a task waits for. The thread calls all of it, the task only `give_back`."""
+
+    def take(self, seconds: float) -> _T:
+        """Take it, in at most so many seconds; called again and again. Raises `TimedOut`."""
+        raise NotImplementedError
+
+    def give_back(self, taken: _T) -> None:
+        """Take it back: the task has gone."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Wait no longer; called whether it was taken or not."""
+
+
+class ToHave(Wants[None]):
+    """A lock. It is this object's first, and then passed on: the task may have gone by then."""
+
+    def __init__(self, lock: _core.Lock) -> None:
+        self._lock = lock
+
+    def take(self, seconds: float) -> None:
+        self._lock._acquire_for(id(self), seconds)
+
+    def give_back(self, taken: None) -> None:
+        del taken
+        self._lock._release_for(id(self))
+
+
+class ToEnter(Wants["_core.RwHold"]):
+    """A lock's room, to read or to write there. A writer that waits has the door."""
+
+    def __init__(self, lock: _core.RWLock, *, is_writer: bool) -> None:
+        self._entry = lock._entry(is_writer)
+
+    def take(self, seconds: float) -> _core.RwHold:
+        return self._entry.acquire(seconds)
+
+    def give_back(self, taken: _core.RwHold) -> None:
+        taken.release()
+
+    def leave(self) -> None:
+        self._entry.leave()
+
+
+class _Place(Generic[_T]):
+    """Where one task stands, until it leaves or is served, whichever comes first."""
+
+    def __init__(self, wants: Wants[_T]) -> None:
+        self.wants = wants
+        self.beacon = _core.Beacon()
+        # How it ended: what was taken, and why nothing was. A dictionary tells which came first
+        # without a lock, which a thread that the program's end has stopped could have for ever.
+        self._end: dict[int, tuple[list[_T], BaseException | None] | None] = {}
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody stands here any more."""
+        return self._end.get(0, self) is None
+
+    def serve(self, taken: list[_T], error: BaseException | None) -> bool:
+        """Let the task go on; False if it has left."""
+        end = (taken, error)
+        is_first = self._end.setdefault(0, end) is end
+        self.beacon.light()
+        return is_first
+
+    def leave(self) -> tuple[list[_T], BaseException | None]:
+        """Give how it ended, by now."""
+        return self._end.setdefault(0, None) or ([], None)
+
+    def undo(self, taken: list[_T]) -> None:
+        for each in taken:
+            try:
+                self.wants.give_back(each)
+            except Exception:
+                # Others stand behind it.
+                _log.exception("a lock cannot be given back")
+
+
+class Line:
+    """The tasks of this process that wait for one lock, in whatever loops."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._places: deque[_Place[Any]] = deque()
+        # Under this tasks come, and the thread ends.
+        self._changing = threading.Lock()
+        self._is_served = False
+
+    async def wait(self, wants: Wants[_T], until: float | None) -> _T:
+        """Give what is taken for this task, in its turn.
+
+        Args:
+            wants: what it waits for.
+            until: the deadline, as the loop counts; None for ever.
+
+        Raises:
+            TimedOut: the deadline. And what taking it raises.
+        """
+        if self._pid != os.getpid():
+            # In a forked child nobody stands here, nor does the thread.
+            self._begin()
+        place = _Place(wants)
+        try:
+            self._join(place)
+            await _tasks.readable(place.beacon.fileno(), until)
+        except BaseException:
+            # Cancelled, maybe after it was taken.
+            place.undo(place.leave()[0])
+            raise
+        taken, error = place.leave()
+        if error is not None:
+            raise error
+        if not taken:
+            msg = f"the lock {self._name!r} was not free before the deadline"
+            raise TimedOut(msg)
+        return taken[0]
+
+    def _join(self, place: _Place[Any]) -> None:
+        with self._changing:
+            if not self._is_served:
+                named = f"alongside: {self._name}"
+                threading.Thread(target=self._serve, name=named, daemon=True).start()
+                self._is_served = True
+            self._places.append(place)
+
+    def _first(self) -> _Place[Any] | None:
+        """Give the first place at which a task stands; the thread ends if there is none."""
+        with self._changing:
+            while self._places:
+                if not self._places[0].is_left:
+                    return self._places[0]
+                self._places.popleft().wants.leave()
+            self._is_served = False
+            return None
+
+    def _serve(self) -> None:
+        while (place := self._first()) is not None:
+            taken: list[Any] = []
+            error: BaseException | None = None
+            try:
+                taken = [place.wants.take(_LOOK_S)]
+            except TimedOut:
+                continue
+            except BaseException as raised:
+                error = raised.with_traceback(None)
+            place.wants.leave()
+            self._places.popleft()
+            if not place.serve(taken, error):
+                place.undo(taken)
