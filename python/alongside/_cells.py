@@ -225,7 +225,7 @@ class Cell(_core.Cell["_T"], Closing):
         until = _tasks.deadline(timeout)
         changes = _core.Changes(self)
         while self._version() <= newer_than:
-            if not await _tasks.readable(changes.fileno(), until):
+            if not await _tasks.changed(changes, until):
                 # It says so.
                 return self.wait(newer_than, timeout=0)
             changes.take()
@@ -312,7 +312,7 @@ class _News:
     def take(self) -> Any:
         """Give the value if it is a new one."""
         from ._changes import NOTHING
-        from ._errors import Closed
+        from ._errors import Closed, Invalid
 
         if self._cell.closed:
             msg = "the cell is closed"
@@ -320,5 +320,9 @@ class _News:
         self._changes.take()
         if self._cell._version() <= self._version:
             return NOTHING
-        value, self._version = self._cell.read()
+        try:
+            value, self._version = self._cell.read()
+        except Invalid as error:
+            self._version = error.version
+            raise
         return value

@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from ._callbacks import Once, move_in, move_out, place
-from ._errors import Closed
+from ._errors import Closed, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ class OnChange:
 
     def _begin(self) -> None:
         self._served = self._hub.serve(self._watched, self._ready)
+        if self._is_over:
+            # Stopped in the meantime, by another thread, which found nothing to dismiss.
+            self._pause()
 
     def _pause(self) -> None:
         served, self._served = self._served, None
@@ -98,9 +101,14 @@ class OnChange:
             except Closed:
                 self.stop()
                 return
+            except Invalid:
+                _log.exception("a value is passed over, of %r", self._of)
+                continue
             except Exception:
-                # A shortage, or a scope that is gone. Told again and again it would be no news.
-                _log.exception("changes cannot be seen; callbacks end, of %r", self._of)
+                # A shortage, or a scope that is gone. Told again and again it would be no news. At
+                # the program's end cells are closed before the callbacks know.
+                if not getattr(self._watched, "is_over", False):
+                    _log.exception("changes cannot be seen; callbacks end, of %r", self._of)
                 self.stop()
                 return
             if change is NOTHING:

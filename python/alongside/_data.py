@@ -168,12 +168,12 @@ def check_type(to: object) -> None:
         _checked[to] = None
 
 
-def convert(data: object, to: type[_T]) -> _T:
-    """Give `data` as a `to`, checked."""
+def convert(data: object, to: type[_T], what: str = "the message") -> _T:
+    """Give `data` as a `to`, checked; `what` it is, for the error."""
     try:
         return msgspec.convert(data, to, builtin_types=(bytes, bytearray, datetime))
     except msgspec.ValidationError as error:
-        msg = f"the message does not fit {_shown(to)}: {error}"
+        msg = f"{what} does not fit {_shown(to)}: {error}"
         raise Invalid(msg, data=data) from error
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from . import _core
 from ._closing import Closing
 from ._directory import connect, text
-from ._errors import Busy, Denied, NotFound, SessionEnded, TimedOut, WouldBlock
+from ._errors import Busy, Denied, Invalid, NotFound, SessionEnded, TimedOut, WouldBlock
 from ._session import limit
 from ._until import Until, ready
 
@@ -265,7 +265,11 @@ class DistantCell(Closing):
             return value
         from ._data import convert
 
-        return convert(value, self._kind)
+        try:
+            return convert(value, self._kind, f'the value of the cell "{self.name}"')
+        except Invalid as error:
+            error.version = self._version
+            raise
 
     def _refused(self, *_: object, **__: object) -> Any:
         msg = (

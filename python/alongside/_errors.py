@@ -106,18 +106,20 @@ class TooLarge(AlongsideError, ValueError):
 
 
 class Invalid(AlongsideError, ValueError):
-    """A message is not what was asked for.
+    """A message, or a cell's value, is not what was asked for.
 
     Attributes:
         data: the message as it came; None if it is still to be received.
+        version: which of a cell's values it is; 0 if it is none, or was not set.
     """
 
-    def __init__(self, text: str, /, *, data: object = None) -> None:
+    def __init__(self, text: str, /, *, data: object = None, version: int = 0) -> None:
         super().__init__(text)
         self.data = data
+        self.version = version
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args, {"data": self.data})
+        return _rebuild, (type(self), self.args, {"data": self.data, "version": self.version})
 
 
 class RemoteError(AlongsideError):

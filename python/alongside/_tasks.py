@@ -83,6 +83,10 @@ class Tasks:
         """
         raise NotImplementedError
 
+    async def changed(self, changes: _core.Changes, deadline: float | None) -> bool:
+        """Wait until a cell may have changed; False if the deadline comes first."""
+        raise NotImplementedError
+
     async def sleep(self, until: float) -> None:
         """Wait until then."""
         raise NotImplementedError
@@ -346,6 +350,11 @@ async def readable(fd: int, until: float | None = None) -> bool:
     False if the deadline comes first.
     """
     return await _tasks().readable(fd, until)
+
+
+async def changed(changes: _core.Changes, until: float | None = None) -> bool:
+    """Wait until a cell may have changed; False if the deadline comes first."""
+    return await _tasks().changed(changes, until)
 
 
 async def pause(seconds: float, until: float | None) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, TypeVar
 
+    from . import _core
     from ._tasks import Queue
 
     _T = TypeVar("_T")
@@ -112,6 +113,15 @@ class AsyncioTasks(Tasks):
             return await _until(waiter, loop, deadline, ())
         finally:
             loop.remove_reader(fd)
+
+    async def changed(self, changes: _core.Changes, deadline: float | None) -> bool:
+        loop = self._running()
+        waiter = Waiter(loop=loop)
+        served = self.hub.serve(changes, lambda _: self.wake(waiter))
+        try:
+            return await _until(waiter, loop, deadline, ())
+        finally:
+            self.hub.dismiss(served)
 
     async def sleep(self, until: float) -> None:
         await asyncio.sleep(until - self.now())

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from . import _core
     from ._tasks import Queue
 
     _T = TypeVar("_T")
@@ -48,6 +49,17 @@ class TrioTasks(Tasks):
         with trio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
             await trio.lowlevel.wait_readable(fd)
         return not scope.cancelled_caught
+
+    async def changed(self, changes: _core.Changes, deadline: float | None) -> bool:
+        event = trio.Event()
+        served = self.hub.serve(changes, lambda _: event.set())
+        limit = float("inf") if deadline is None else deadline
+        try:
+            with trio.CancelScope(deadline=limit):
+                await event.wait()
+            return event.is_set()
+        finally:
+            self.hub.dismiss(served)
 
     async def sleep(self, until: float) -> None:
         await trio.sleep_until(until)

@@ -127,6 +127,38 @@ def test_values_are_checked_against_a_type(cell, puppet):
         Cell("a/b", type=threading.Lock)
 
 
+def test_a_typed_cell_takes_no_other_values(cell):
+    with Cell("a/b", type=list[int]) as typed:
+        for put in (
+            lambda: typed.get_or_set(lambda: ["x"]),
+            lambda: typed.set("x"),
+            lambda: typed.compare_and_set({}, version=0),
+        ):
+            with pytest.raises(alongside.Invalid, match='the value of the cell "a/b" does not fit'):
+                put()
+            assert cell.get(None) is None
+        assert typed.get_or_set(lambda: [1]) == [1]
+        with pytest.raises(alongside.Invalid):
+            typed.update(lambda value: [*value, "x"])
+        assert typed.update(lambda value: [*value, 2]) == [1, 2]
+
+
+def test_a_value_that_does_not_fit_is_passed_over(cell, caplog):
+    seen, loop = [], loops.Manual()
+    with Cell("a/b", type=int) as typed:
+        typed.on_change(seen.append, on=loop)
+        cell.set("wrong")
+        loop.dispatch(timeout=None)
+        assert "does not fit int" in caplog.text
+        with pytest.raises(alongside.Invalid) as caught:
+            typed.wait(0)
+        assert (caught.value.version, caught.value.data) == (1, "wrong")
+        cell.set(2)
+        assert typed.wait(caught.value.version) == (2, 2)
+        loop.dispatch(timeout=None)
+    assert seen == [2]
+
+
 def test_a_value_too_long_leaves_the_old_one(cell):
     cell.set("old")
     with pytest.raises(alongside.TooLarge, match="has room for 65536"):

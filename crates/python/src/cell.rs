@@ -15,7 +15,7 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyEllipsis, PyFloat, PyType};
 use crate::body::LONG_COPY;
 use crate::directory::scope_of;
 use crate::encode::{Copied, PACKED, Packed, Payload, RAW, WITH_ARRAYS};
-use crate::endpoint::{check_type, converted, deadline};
+use crate::endpoint::{check_type, deadline};
 use crate::errors::{raise, to_python};
 use crate::named::Named;
 use crate::peer::Peer;
@@ -110,8 +110,27 @@ impl Cell {
     /// What a value means, and its version.
     fn meant<'py>(&self, py: Python<'py>, value: &Value) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let decoded = decoded(py, value.codec, &value.bytes)?;
-        let to = self.to.as_ref().map(|to| to.bind(py));
-        Ok((converted(decoded, to)?, value.sequence))
+        match self.fits(py, decoded) {
+            Ok(meant) => Ok((meant, value.sequence)),
+            Err(error) => {
+                // Whoever waits for values may wait for the next one.
+                error.value(py).setattr("version", value.sequence)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A value as the cell's type.
+    #[inline]
+    fn fits<'py>(&self, py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        static CONVERT: Named = Named::new("alongside._data", "convert");
+        match &self.to {
+            None => Ok(value),
+            Some(to) => {
+                let what = format!("the value of the cell {:?}", self.core.name());
+                CONVERT.get(py)?.call1((value, to, what))
+            }
+        }
     }
 
     fn no_value(&self, py: Python<'_>) -> PyErr {
@@ -140,6 +159,10 @@ impl Cell {
             Some(beside) => beside.as_bytes(),
             None => payload.bytes(),
         };
+        if self.to.is_some() {
+            // Here it can be mended; whoever reads it could only be told.
+            self.fits(py, decoded(py, codec, bytes)?)?;
+        }
         if bytes.len() <= LONG_COPY {
             // At once, if nobody else is at it: who must wait lets the interpreter go.
             match self.core.write(codec, bytes, expected, Deadline::Now) {
@@ -324,6 +347,7 @@ impl Cell {
     ///
     /// Raises:
     ///     TypeError: it is nothing that can be sent; the text says where.
+    ///     Invalid: it does not fit the cell's `type`; the old value stays.
     ///     TooLarge: it takes more than `max_size`; the old value stays.
     ///     ScopeLost: somebody has removed the cell's file.
     ///     TimedOut: another process is stopped in the middle of this.
@@ -445,6 +469,12 @@ impl Changes {
     #[pyo3(signature = (pid, /))]
     fn follow(&self, py: Python<'_>, pid: Option<u32>) -> PyResult<bool> {
         self.core.follow(pid).map_err(|error| to_python(py, error, None))
+    }
+
+    /// Whether the cell was closed here, or this program is at its end.
+    #[getter]
+    fn is_over(&self) -> bool {
+        self.core.is_over()
     }
 
     /// A descriptor that is readable when something has happened, or maybe.

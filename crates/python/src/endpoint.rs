@@ -310,7 +310,7 @@ pub(crate) fn check_type(to: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// The object, checked against a type.
-pub(crate) fn converted<'py>(
+fn converted<'py>(
     data: Bound<'py, PyAny>,
     to: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {

@@ -402,6 +402,7 @@ impl Changes {
 
     /// A descriptor for who watches nothing else: it is readable when there is something to take, or maybe.
     pub fn alone(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.check_ours()?;
         match self.set.add(&**self.hearing(), HEARD, Watch::Level) {
             Ok(()) | Err(Errno::EXIST) => Ok(self.set.as_fd()),
             Err(errno) => Err(Error::os("watching a cell")(errno)),
@@ -410,6 +411,7 @@ impl Changes {
 
     /// Tells when this process has ended, too, and no other any more; gives whether it is there.
     pub fn follow(&self, pid: Option<u32>) -> Result<bool, Error> {
+        self.check_ours()?;
         let os = Error::os("watching a process");
         let mut followed = self.followed.lock_for_sure();
         if let Some(process) = followed.take() {
@@ -430,6 +432,7 @@ impl Changes {
 
     /// Whether anything has happened since the last time. Never waits.
     pub fn take(&self) -> Result<bool, Error> {
+        self.check_ours()?;
         let os = Error::os("watching a cell");
         self.hearing().hand_out().map_err(&os)?;
         let Ok(ready) = self.set.wait(Some(Duration::ZERO)).map_err(&os)? else { return Ok(false) };
@@ -444,6 +447,15 @@ impl Changes {
     /// Whether it was made in this process, not in the one that forked it.
     pub fn is_ours(&self) -> bool {
         self.shared.held.is_ours()
+    }
+
+    /// Whether the cell was closed here, or this process has let go of all at its end.
+    pub fn is_over(&self) -> bool {
+        self.shared.held.is_left()
+    }
+
+    fn check_ours(&self) -> Result<(), Error> {
+        if self.is_ours() { Ok(()) } else { Err(Error::Forked) }
     }
 }
 
@@ -546,7 +558,8 @@ impl Shared {
         if self.held.is_left() {
             return Err(closed(self.held.wanted.name.as_str()));
         }
-        self.check_place()
+        // Each time: several may be told of the same thing, and it is not told again.
+        self.held.check_place("cell")
     }
 
     /// Has whoever waits here look again: the last handle of this process is closed.
