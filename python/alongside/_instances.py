@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from ._closing import Closing
-from ._directory import connect, text
+from ._directory import aconnect, connect, text
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
 from ._locks import Lock
 from ._session import limit
@@ -27,6 +27,8 @@ from ._until import Until
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
 
     from ._core import Peer
     from ._publish import Registration
@@ -44,6 +46,9 @@ _REMEMBERED = 10_000
 # How soon to look again for who was first and cannot be reached: it has just begun, or just ended.
 _LOOK_AGAIN_S = 0.001
 
+
+# How it shows that there is no first one any more, or not yet.
+_GONE = (NotFound, Busy, SessionEnded)
 
 # An instance belongs to the process, whoever has a reference to it.
 _open: set[Instance] = set()
@@ -93,6 +98,8 @@ class Instance(Closing):
         self._loop: Loop | None = None
         # Who has come and waits until there is a handler.
         self._waiting: list[Session] = []
+        # From then on nobody is let in who was on the way.
+        self._is_closed = False
         self._changing = threading.Lock()
         # The visits that a handler has had, the last of them.
         self._had: dict[str, None] = {}
@@ -117,7 +124,8 @@ class Instance(Closing):
             RuntimeError: this is not the first instance.
         """
         if not self.first:
-            msg = f"this is not the first instance of {self.name!r}: nobody comes here"
+            what = "is closed" if self._is_closed else "is not the first"
+            msg = f"this instance of {self.name!r} {what}: nobody comes here"
             raise RuntimeError(msg)
         if callback is not None:
             from ._callbacks import place
@@ -132,10 +140,14 @@ class Instance(Closing):
     def _greet(self, session: Session) -> None:
         """Have a later instance's visit handled; called for each that connects."""
         with self._changing:
-            handler, loop = self._handler, self._loop
-            if handler is None:
+            handler, loop, is_closed = self._handler, self._loop, self._is_closed
+            if handler is None and not is_closed:
                 self._waiting.append(session)
                 return
+        if handler is None:
+            # It asks whoever is the first by then.
+            session.close(timeout=0)
+            return
         try:
             session.on_message(_Reception(session, handler, self._had), on=loop)
             # Something has the session until the other side ends it, if not the program.
@@ -153,8 +165,8 @@ class Instance(Closing):
             registration, self._registration = self._registration, None
             registration.revoke()
         with self._changing:
-            self._handler, waiting = None, self._waiting
-            self._waiting = []
+            self._is_closed, self._handler = True, None
+            waiting, self._waiting = self._waiting, []
         for session in waiting:
             session.close(timeout=0)
         if self._lock is not None:
@@ -164,7 +176,7 @@ class Instance(Closing):
             self.session.close()
 
     def __repr__(self) -> str:
-        which = "the first" if self.first else "a later one"
+        which = "the first" if self.first else "closed" if self._is_closed else "a later one"
         return f"<alongside.Instance of {self.name!r}, {which}>"
 
     # ---- becoming one or the other ---------------------------------------------------------------
@@ -187,25 +199,58 @@ class Instance(Closing):
         """Hand over what this program was asked for; False if there is no first one any more."""
         try:
             session = connect(_PREFIX + self.name, timeout=until.left(), scope=scope)
-        except (NotFound, Busy, SessionEnded):
+        except _GONE:
             return False
-        try:
+        with _Visiting(session) as visiting:
             session.send(visit, timeout=until.left())
             # What the handler says to this program meanwhile is kept for it.
             (report,) = session._receive_report(until.left(), keep=True)
-        except SessionEnded:
-            session.close(timeout=0)
+            self._has_visited(session, report)
+        return not visiting.has_ended
+
+    async def _atry_visit(self, scope: Scope, visit: dict[str, Any], until: Until) -> bool:
+        """Do what `_try_visit` does, as a task."""
+        from ._tasks import areceive_report
+
+        try:
+            session = await aconnect(_PREFIX + self.name, timeout=until.left(), scope=scope)
+        except _GONE:
             return False
-        except BaseException:
-            session.close(timeout=0)
-            raise
-        self.session = session
+        with _Visiting(session) as visiting:
+            await session.asend(visit, timeout=until.left())
+            report = await areceive_report(session, until.left(), keep=True)
+            self._has_visited(session, report)
+        return not visiting.has_ended
+
+    def _has_visited(self, session: Session, report: Any) -> None:
         if report is not None:
-            session.close(timeout=0)
             kind, words, where = report
             msg = f'the handler of the first instance of "{self.name}" raised {kind}: {words}'
             raise RemoteError(msg, kind=kind, traceback=where)
-        return True
+        self.session = session
+
+
+class _Visiting:
+    """Closes a session if the visit comes to nothing."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        # The first one has ended, or closed, before it has said a word.
+        self.has_ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if error is not None:
+            self._session.close(timeout=0)
+        self.has_ended = isinstance(error, SessionEnded)
+        return self.has_ended
 
 
 Instance.__module__ = "alongside"
@@ -230,6 +275,10 @@ class _Reception:
         session = self._session
         # What else it says is for the program, which may ask for it now.
         session.on_message(None)
+        if not session.alive:
+            # It has given up, and said so to whoever started it.
+            _log.info("a later instance has not waited, in %r", session)
+            return None
         try:
             if data["id"] in self._had:
                 # Its session ended before it was told, and it asks once more.
@@ -305,14 +354,7 @@ def only(
         ...     instance.first
         True
     """
-    instance = Instance(text(name))
-    words = _words(argv)
-    if isinstance(env, str):
-        msg = f"env is one text, {env!r}, and takes several\nenv=[{env!r}]"
-        raise TypeError(msg)
-    wanted = {key: os.environ[key] for key in env if key in os.environ}
-    visit = {"id": os.urandom(16).hex(), "argv": words, "cwd": os.getcwd(), "env": wanted}
-    until = Until(limit(timeout))
+    instance, visit, until = Instance(text(name)), _visit(argv, env), Until(limit(timeout))
     while not instance._try_first(scope):
         try:
             if instance._try_visit(scope, visit, until):
@@ -325,6 +367,18 @@ def only(
         time.sleep(_LOOK_AGAIN_S)
     _open.add(instance)
     return instance
+
+
+def _visit(argv: Sequence[str] | None, env: Iterable[str]) -> dict[str, Any]:
+    """Give what this program was asked for."""
+    words = _words(argv)
+    if isinstance(env, str):
+        msg = f"env is one text, {env!r}, and takes several\nenv=[{env!r}]"
+        raise TypeError(msg)
+    wanted = {key: os.environ[key] for key in env if key in os.environ}
+    # As the kernel has it: getcwd() fails where somebody has removed it.
+    where = os.readlink("/proc/self/cwd")
+    return {"id": os.urandom(16).hex(), "argv": words, "cwd": where, "env": wanted}
 
 
 def _words(argv: Sequence[str] | None) -> list[str]:
@@ -348,12 +402,20 @@ async def aonly(
 
     Arguments, result and errors are those of `only`.
     """
-    from ._tasks import in_thread
+    from ._tasks import pause
 
-    def ask() -> Instance:
-        return only(name, argv=argv, env=env, scope=scope, timeout=timeout)
-
-    return await in_thread(ask, Instance.close)
+    instance, visit, until = Instance(text(name)), _visit(argv, env), Until(limit(timeout))
+    while not instance._try_first(scope):
+        try:
+            if await instance._atry_visit(scope, visit, until):
+                break
+        except TimedOut:
+            raise _not_taken(name, scope) from None
+        if until.left() == 0:
+            raise _not_taken(name, scope)
+        await pause(_LOOK_AGAIN_S, None)
+    _open.add(instance)
+    return instance
 
 
 def _not_taken(name: str, scope: Scope) -> TimedOut:
@@ -361,5 +423,5 @@ def _not_taken(name: str, scope: Scope) -> TimedOut:
     who = "the first instance" if owner is None else f"the first instance, process {owner.pid},"
     return TimedOut(
         f"{who} of {name!r} has not taken what this one was asked for before the deadline\n"
-        "it has to call on_other(...), and its loop has to run"
+        "it has to call on_other(...), its loop has to run, and what on_other calls has to end"
     )

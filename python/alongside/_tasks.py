@@ -21,6 +21,7 @@ from . import _core
 from ._errors import Busy, SessionEnded, TimedOut, WouldBlock
 from ._hub import Hub, Watched
 from ._start import _end, start, this_thread
+from ._until import check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,12 +185,8 @@ def leave(session: Session) -> None:
 
 
 def _deadline(tasks: Tasks, timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if not timeout >= 0:
-        msg = f"timeout is {timeout}, it must be at least 0 seconds, or None for ever"
-        raise ValueError(msg)
-    return tasks.now() + timeout
+    check_timeout(timeout)
+    return None if timeout is None else tasks.now() + timeout
 
 
 # ---- what sessions can do ------------------------------------------------------------------------
@@ -368,11 +365,12 @@ async def pause(seconds: float, until: float | None) -> bool:
     return True
 
 
-async def areceive_report(session: Session, timeout: float | None) -> Any:
-    """Give how the handling of a message ended, waiting for that."""
+async def areceive_report(session: Session, timeout: float | None, *, keep: bool = False) -> Any:
+    """Give how the handling of a message ended, waiting for that; `keep` what else comes."""
     deadline = _deadline(_tasks(), timeout)
-    found: tuple[Any] | None = session._try_report()
-    return (found or await _received(session, session._try_report, deadline))[0]
+    attempt = functools.partial(session._try_report, keep)
+    found: tuple[Any] | None = attempt()
+    return (found or await _received(session, attempt, deadline))[0]
 
 
 async def in_thread(work: Callable[[], _T], undo: Callable[[_T], object]) -> _T:

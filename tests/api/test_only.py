@@ -231,3 +231,105 @@ def test_scopes_have_first_ones_of_their_own(first, monkeypatch):
         monkeypatch.setenv("ALONGSIDE_LOGIN", "two")
         with only("app", scope="login") as two:
             assert two.first
+
+
+def test_a_task_that_is_cancelled_asks_no_more(first, puppet):
+    """Nor does anything of it hold up the program's end, however long it would have waited."""
+
+    async def main():
+        waiter = asyncio.create_task(alongside.aonly("app", timeout=None))
+        while not first._waiting:
+            await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    before = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == before
+
+
+def test_what_the_handler_says_meanwhile_waits_for_the_task(first):
+    def say(visit):
+        for number in range(5):
+            visit.session.send(number)
+
+    async def main():
+        later = await alongside.aonly("app")
+        return [await later.session.areceive() for _ in range(5)]
+
+    first.on_other(say)
+    assert asyncio.run(main()) == list(range(5))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_async_handler_that_raises_is_told_of(first, puppet, is_async):
+    other = puppet()
+    ask = "asyncio.run(alongside.aonly('app'))" if is_async else "alongside.only('app')"
+
+    async def fail(visit):
+        await asyncio.sleep(0)
+        msg = "not today"
+        raise ValueError(msg)
+
+    async def main():
+        first.on_other(fail, on=loops.Asyncio())
+        with pytest.raises(alongside.RemoteError, match="not today") as caught:
+            await asyncio.to_thread(other.run, f"import asyncio; {ask}")
+        assert caught.value.kind == "ValueError"
+
+    asyncio.run(main())
+
+
+def test_who_has_given_up_is_not_handled_later(first, puppet):
+    with pytest.raises(alongside.TimedOut, match="has not taken"):
+        puppet().run("alongside.only('app', argv=['late'], timeout=0.05)")
+    other = puppet()
+    other.say("alongside.only('app', argv=['in time'], timeout=60).first")
+    wait_until(lambda: any(session.alive for session in first._waiting))
+    visits = []
+    first.on_other(lambda visit: visits.append(visit.argv))
+    assert not other.hear()
+    assert visits == [["in time"]]
+
+
+def test_who_comes_while_the_first_closes_asks_on(first, puppet):
+    came = []
+    with alongside.publish("elsewhere", on_connect=came.append):
+        on_the_way = alongside.connect("elsewhere")
+        wait_until(lambda: came)
+        first.close()
+        first._greet(came[0])
+        with pytest.raises(alongside.Closed):
+            on_the_way.receive(timeout=60)
+
+
+def test_a_closed_instance_says_so(first):
+    first.close()
+    assert "closed" in repr(first)
+    with pytest.raises(RuntimeError, match="is closed"):
+        first.on_other(print)
+
+
+def test_a_working_directory_that_is_gone_is_no_matter(first, puppet, tmp_path):
+    visits = []
+    first.on_other(visits.append)
+    there = tmp_path / "gone"
+    there.mkdir()
+    other = puppet(cwd=there)
+    there.rmdir()
+    assert not other("alongside.only('app').first")
+    assert visits[0].cwd == f"{there} (deleted)"
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(-1, ValueError), (float("nan"), ValueError)])
+def test_a_deadline_that_is_none_is_refused(timeout, error):
+    with pytest.raises(error, match="timeout is"):
+        only("app", timeout=timeout)
+    with pytest.raises(error, match="timeout is"):
+        alongside.start_or_connect("app", ["true"], timeout=timeout)
+    with alongside.shared_port("app", listen=False, scope="user") as port:
+        with pytest.raises(error, match="timeout is"):
+            port.wait(timeout=timeout)
+        with pytest.raises(TypeError, match="timeout is '1'"):
+            port.wait(timeout="1")

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use alongside_core::{Deadline, EndSignal, Error, Message, Received, Session, Target};
@@ -70,6 +70,8 @@ pub(crate) struct Endpoint {
     hello: Hello,
     decoded_hello: PyOnceLock<Py<PyAny>>,
     has_callback: AtomicBool,
+    /// What came while a report is waited for, and is for those who receive later.
+    set_aside: Mutex<Vec<Message<Body>>>,
 }
 
 /// A number of seconds from now; None is never.
@@ -338,8 +340,8 @@ impl Endpoint {
         if let (Some(hello), None) = (hello, &received) {
             let _ = decoded_hello.set(py, hello);
         }
-        let has_callback = AtomicBool::new(false);
-        Ok(Endpoint { core, lent: Lent::default(), hello: received, decoded_hello, has_callback })
+        let (lent, set_aside, has_callback) = Default::default();
+        Ok(Endpoint { core, lent, hello: received, decoded_hello, has_callback, set_aside })
     }
 
     /// The first data, given to `start`: what was given there, what has arrived here. None if
@@ -698,14 +700,28 @@ impl Endpoint {
         found
     }
 
-    /// The same if it has arrived already; else None.
-    fn _try_report<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
-        while let Some(message) = self.found_now(py)? {
-            if let Some(report) = self.report(py, message)? {
-                return Ok(Some((report,)));
+    /// The same if it has arrived already; else None. What is kept comes back with the report, or with the end.
+    #[pyo3(signature = (keep=false))]
+    fn _try_report<'py>(
+        &self,
+        py: Python<'py>,
+        keep: bool,
+    ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+        let aside = || self.set_aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = loop {
+            match self.found_now(py) {
+                Ok(None) => return Ok(None),
+                Ok(Some(message)) if keep && message.codec != REPORT => aside().push(message),
+                Ok(Some(message)) => match self.report(py, message) {
+                    Ok(None) => {}
+                    found => break found,
+                },
+                Err(error) => break Err(error),
             }
-        }
-        Ok(None)
+        };
+        let others = std::mem::take(&mut *aside());
+        py.detach(|| others.into_iter().rev().for_each(|message| self.core.put_back(message)));
+        Ok(found?.map(|report| (report,)))
     }
 
     /// Whether the other program has taken everything, or is gone.
