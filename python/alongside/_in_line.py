@@ -7,17 +7,19 @@ of those sleeps until the very moment at which it is free.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
 from typing import Any, Generic, TypeVar
 
-from . import _core, _tasks
+from . import _tasks
 from ._errors import TimedOut
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import _core
+
 _T = TypeVar("_T")
-_log = logging.getLogger("alongside")
 
 # So often the thread looks whether anybody still wants what it waits for.
 _LOOK_S = 0.05
@@ -69,38 +71,11 @@ class ToEnter(Wants["_core.RwHold"]):
 
 
 class _Place(Generic[_T]):
-    """Where one task stands, until it leaves or is served, whichever comes first."""
+    """Where one task stands, until it leaves or is served."""
 
     def __init__(self, wants: Wants[_T]) -> None:
         self.wants = wants
-        self.beacon = _core.Beacon()
-        # How it ended: what was taken, and why nothing was. A dictionary tells which came first
-        # without a lock, which a thread that the program's end has stopped could have for ever.
-        self._end: dict[int, tuple[list[_T], BaseException | None] | None] = {}
-
-    @property
-    def is_left(self) -> bool:
-        """Whether nobody stands here any more."""
-        return self._end.get(0, self) is None
-
-    def serve(self, taken: list[_T], error: BaseException | None) -> bool:
-        """Let the task go on; False if it has left."""
-        end = (taken, error)
-        is_first = self._end.setdefault(0, end) is end
-        self.beacon.light()
-        return is_first
-
-    def leave(self) -> tuple[list[_T], BaseException | None]:
-        """Give how it ended, by now."""
-        return self._end.setdefault(0, None) or ([], None)
-
-    def undo(self, taken: list[_T]) -> None:
-        for each in taken:
-            try:
-                self.wants.give_back(each)
-            except Exception:
-                # Others stand behind it.
-                _log.exception("a lock cannot be given back")
+        self.handover = _tasks.Handover(wants.give_back)
 
 
 class Line:
@@ -131,16 +106,8 @@ class Line:
             # In a forked child nobody stands here, nor does the thread.
             self._begin()
         place = _Place(wants)
-        try:
-            self._join(place)
-            await _tasks.readable(place.beacon.fileno(), until)
-        except BaseException:
-            # Cancelled, maybe after it was taken.
-            place.undo(place.leave()[0])
-            raise
-        taken, error = place.leave()
-        if error is not None:
-            raise error
+        self._join(place)
+        taken = await place.handover.wait(until)
         if not taken:
             msg = f"the lock {self._name!r} was not free before the deadline"
             raise TimedOut(msg)
@@ -158,7 +125,7 @@ class Line:
         """Give the first place at which a task stands; the thread ends if there is none."""
         with self._changing:
             while self._places:
-                if not self._places[0].is_left:
+                if not self._places[0].handover.is_left:
                     return self._places[0]
                 self._places.popleft().wants.leave()
             self._is_served = False
@@ -176,5 +143,4 @@ class Line:
                 error = raised.with_traceback(None)
             place.wants.leave()
             self._places.popleft()
-            if not place.serve(taken, error):
-                place.undo(taken)
+            place.handover.give(taken, error)

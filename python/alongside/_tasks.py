@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import sys
 import threading
 import weakref
 from collections import deque
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import _core
 from ._errors import Busy, SessionEnded, TimedOut, WouldBlock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ._session import Session
 
+_log = logging.getLogger("alongside")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -373,27 +375,76 @@ async def areceive_report(session: Session, timeout: float | None, *, keep: bool
     return (found or await _received(session, attempt, deadline))[0]
 
 
-async def in_thread(work: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
-    """Give what `work` gives in another thread; if nobody waits for it any more, undo that."""
-    lock = threading.Lock()
-    found: list[_T] = []
-    is_abandoned = False
+class Handover(Generic[_T]):
+    """Where a thread leaves something for a task, unless that has left; whichever comes first."""
 
-    def run() -> _T:
-        result = work()
-        with lock:
-            found.append(result)
-            if is_abandoned:
-                undo(result)
-        return result
+    def __init__(self, undo: Callable[[_T], object]) -> None:
+        """`undo` takes back what nobody waits for any more."""
+        self._undo = undo
+        self._beacon = _core.Beacon()
+        # What was left, or why nothing was. A dictionary tells which came first without a lock,
+        # which a thread that the program's end has stopped could have for ever.
+        self._end: dict[int, tuple[list[_T], BaseException | None] | None] = {}
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._end.get(0, self) is None
+
+    def give(self, given: list[_T], error: BaseException | None) -> None:
+        """Let the task go on, with one thing or none; in the thread."""
+        end = (given, error)
+        is_first = self._end.setdefault(0, end) is end
+        self._beacon.light()
+        if not is_first:
+            self._take_back(given)
+
+    async def wait(self, until: float | None) -> list[_T]:
+        """Give what the thread has left; nothing if the deadline came first."""
+        try:
+            await _tasks().readable(self._beacon.fileno(), until)
+        except BaseException:
+            # Cancelled, maybe after it was given.
+            self._take_back(self._leave()[0])
+            raise
+        given, error = self._leave()
+        if error is not None:
+            raise error
+        return given
+
+    def _leave(self) -> tuple[list[_T], BaseException | None]:
+        return self._end.setdefault(0, None) or ([], None)
+
+    def _take_back(self, given: list[_T]) -> None:
+        for each in given:
+            try:
+                self._undo(each)
+            except Exception:
+                # Nobody is there to be told.
+                _log.exception("%r cannot be given back", each)
+
+
+async def in_thread(
+    work: Callable[[], _T], undo: Callable[[_T], object], stop: Callable[[], object]
+) -> _T:
+    """Give what `work` gives in a thread of its own, which no end of a loop or program waits for.
+
+    If nobody waits for it any more, `stop` is called, and what it gives all the same is undone.
+    """
+    handover = Handover(undo)
+
+    def run() -> None:
+        try:
+            given, error = [work()], None
+        except BaseException as raised:
+            given, error = [], raised.with_traceback(None)
+        handover.give(given, error)
+
+    threading.Thread(target=run, name="alongside: task", daemon=True).start()
     try:
-        return await _tasks().in_thread(run)
+        return (await handover.wait(None))[0]
     except BaseException:
-        with lock:
-            is_abandoned = True
-            for result in found:
-                undo(result)
+        stop()
         raise
 
 

@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ._core import Peer
     from ._session import Session
     from ._start import _Command
     from ._types import Scope
@@ -37,6 +38,8 @@ _MOST_BYTES = 256 << 10
 # apart, it is looked for.
 _LOOKS = 50
 _LOOK_AGAIN_S = 0.001
+# So often what cannot be told is looked at.
+_LOOK_S = 0.1
 
 
 def start_or_connect(
@@ -93,6 +96,12 @@ def start_or_connect(
         42
     """
     until = Until(limit(timeout))
+    return _whichever(name, command, until, hello=hello, detached=detached, scope=scope)
+
+
+def _whichever(
+    name: str, command: _Command, until: Until, *, hello: object, detached: bool, scope: Scope
+) -> Session:
     session = _running(name, scope, until)
     if session is None:
         words = _command(command, None)
@@ -122,12 +131,12 @@ async def astart_or_connect(
     """
     from ._tasks import in_thread
 
-    def ask() -> Session:
-        return start_or_connect(
-            name, command, hello=hello, detached=detached, scope=scope, timeout=timeout
-        )
+    until = Until(limit(timeout), may_be_called_off=True)
 
-    return await in_thread(ask, lambda session: session.close(timeout=0))
+    def ask() -> Session:
+        return _whichever(name, command, until, hello=hello, detached=detached, scope=scope)
+
+    return await in_thread(ask, lambda session: session.close(timeout=0), until.call_off)
 
 
 def _running(name: str, scope: Scope, until: Until) -> Session | None:
@@ -149,10 +158,13 @@ def _start_once(
     with Cell[Any](_PREFIX + name, scope=scope, max_size=_MOST_BYTES) as failures:
         seen = failures._version()
         task = object()
-        lock._acquire_for(id(task), until.left())
+        _acquire(lock, id(task), name, until)
+        # One that was started by a program which was killed may have yet to publish.
+        is_begun = lock.abandoned
         try:
-            if lock.abandoned:
+            if is_begun:
                 _wait_for_begun(name, scope, until)
+                is_begun = False
             while True:
                 session = _running(name, scope, until)
                 if session is not None:
@@ -169,17 +181,47 @@ def _start_once(
                 if session is not None:
                     return session
         finally:
-            lock._release_for(id(task))
+            if is_begun:
+                # The next one waits for it, as this one has.
+                lock._abandon_for(id(task))
+            else:
+                lock._release_for(id(task))
+
+
+def _acquire(lock: Lock, task: int, name: str, until: Until) -> None:
+    """Wait until no other program is at it."""
+    while True:
+        step = until.at_most(_LOOK_S).left() if until.may_be_called_off else until.left()
+        try:
+            lock._acquire_for(task, step)
+        except TimedOut:
+            if until.left() == 0:
+                raise _being_started(lock.owner(), name) from None
+        else:
+            return
+
+
+def _being_started(starter: Peer | None, name: str) -> TimedOut:
+    who = "another program" if starter is None else f"process {starter.pid}"
+    return TimedOut(
+        f"{who} starts the program of the name {name!r}, and has not done so before the deadline"
+    )
 
 
 def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
-    """Wait for a program that was started by one which was killed, if it has yet to publish."""
+    """Wait for a program that was started by one which was killed, if it has yet to publish.
+
+    Raises:
+        TimedOut: it has not, before the deadline.
+    """
     from ._watch import watch
 
     for handle in _begun(name):
         try:
             with watch(name, scope=scope) as names:
-                while not _is_callable(name, scope) and until.left() != 0:
+                while not _is_callable(name, scope):
+                    if until.left() == 0:
+                        raise _being_started(None, name)
                     found = ready(until, names.fileno(), handle)
                     while names._take() is not None:
                         pass
@@ -222,12 +264,17 @@ def _environment_of(pid: int, handle: int) -> list[bytes]:
     return []
 
 
-def _failed(words: list[str], exit_status: int | None, said: bytes) -> StartFailed:
-    """Give the error for a program that has ended without publishing its name."""
+def _failed(
+    words: list[str],
+    exit_status: int | None,
+    said: bytes,
+    when: str = "before it had published the name",
+) -> StartFailed:
+    """Give the error for a program that has ended too early."""
     how = "ended" if exit_status is None else f"ended with exit status {exit_status}"
     if exit_status is not None and exit_status < 0:
         how = f"was ended by signal {-exit_status}"
-    lines = [f'"{" ".join(words)}" {how} before it had published the name']
+    lines = [f'"{" ".join(words)}" {how} {when}']
     if shown := said.decode(errors="backslashreplace").rstrip():
         lines += ["its stderr ends:", shown[-_STDERR_IN_TEXT:]]
     error = StartFailed("\n".join(lines), exit_status=exit_status)
@@ -277,7 +324,8 @@ class _Program:
             if session is not None or not self._child.is_over():
                 return session
             # It has published its name, and ended at once.
-            error = _failed(self._words, self._child.exit_status(), self._stderr())
+            status, said = self._child.exit_status(), self._stderr()
+            error = _failed(self._words, status, said, "after it had published the name")
         finally:
             if not is_done:
                 # Ctrl-C, say: nobody waits for it any more, and the next one starts another.
@@ -300,13 +348,18 @@ class _Program:
 
     def _wait(self, names: Watch, until: Until) -> bool:
         """Wait for something to happen; False if the deadline comes first."""
-        awaited = [names.fileno()] if self._has_ended else [names.fileno(), self._child.fileno()]
-        found = ready(until, *awaited)
+        if self._has_ended:
+            # What it has left behind is watched by a look now and then.
+            found = ready(until.at_most(_LOOK_S), names.fileno())
+            if not found and not _has_session(self._child.pid):
+                raise _failed(self._words, self._child.exit_status(), self._stderr())
+        else:
+            found = ready(until, names.fileno(), self._child.fileno())
         while names._take() is not None:
             pass
         if self._child.fileno() in found:
             self._ended()
-        return bool(found)
+        return bool(found) or until.left() != 0
 
     def _ended(self) -> None:
         """Take note of the end; who has left another program behind, as a shell does, is none."""

@@ -90,18 +90,22 @@ def test_however_many_ask_there_is_one_start(controller, started, puppet):
     assert len(found) == 1
 
 
-def test_what_a_killed_starter_has_started_is_waited_for(controller, started, puppet, tmp_path):
-    """It publishes when it is told to, which is after its starter was killed."""
-    slow = controller.copy()
-    go = tmp_path / "go"
-    os.mkfifo(go)
-    slow[2] = slow[2].replace(
-        "def answer",
-        f"""
-open({str(go)!r}).close()
-def answer""",
-        1,
-    )
+@pytest.fixture
+def go(tmp_path):
+    """A FIFO at which a slow program waits until it is to publish."""
+    path = tmp_path / "go"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def slow(controller, go):
+    """A program that publishes when it is told to."""
+    waits = f"open({str(go)!r}).close()\ndef answer"
+    return [*controller[:2], controller[2].replace("def answer", waits, 1), *controller[3:]]
+
+
+def test_what_a_killed_starter_has_started_is_waited_for(slow, go, started, puppet):
     starter = puppet()
     starter.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=None)")
     wait_until(lambda: pids(started))
@@ -111,6 +115,63 @@ def answer""",
     wait_until(lambda: alongside.Lock(".start/controller").owner())
     go.write_text("")
     assert [other.hear()] == pids(started)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_gives_up_waiting_for_it_lets_the_next_wait(slow, go, started, puppet, is_async):
+    starter = puppet()
+    starter.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=None)")
+    wait_until(lambda: pids(started))
+    starter.kill()
+    for _ in range(2):
+        with pytest.raises(alongside.TimedOut, match="has not done so"):
+            start_or_connect("controller", slow, timeout=0.05)
+    lock = alongside.Lock(".start/controller")
+    assert lock.owner() is None
+
+    async def give_up():
+        asking = asyncio.create_task(alongside.astart_or_connect("controller", slow, timeout=None))
+        while lock.owner() is None:
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        while lock.owner() is not None:
+            await asyncio.sleep(0)
+
+    if is_async:
+        asyncio.run(give_up())
+    other = puppet()
+    other.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=60).peer.pid")
+    wait_until(lock.owner)
+    go.write_text("")
+    assert [other.hear()] == pids(started)
+
+
+def test_a_task_that_is_cancelled_leaves_nothing_running(slow, started):
+    """Not what it has started, nor a thread that the program's end would wait for."""
+
+    async def main():
+        asking = asyncio.create_task(alongside.astart_or_connect("controller", slow, timeout=None))
+        while not pids(started):
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(main())
+    wait_until(lambda: has_ended(pids(started)[0]))
+    assert len(pids(started)) == 1
+
+
+def test_who_waits_for_another_s_start_is_told_so(slow, go, started, puppet):
+    starter = puppet()
+    starter.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=60).peer.pid")
+    wait_until(lambda: pids(started))
+    with pytest.raises(alongside.TimedOut, match=f"process {starter.pid} starts the program"):
+        start_or_connect("controller", slow, timeout=0.05)
+    go.write_text("")
+    assert [starter.hear()] == pids(started)
 
 
 def test_what_a_killed_starter_was_about_to_run_is_waited_for(started, puppet, tmp_path):
@@ -166,7 +227,7 @@ open({str(tmp_path / "count")!r}, "a").write("x")
 alongside.publish("controller", print)
 os._exit(3)
 """
-    with pytest.raises(alongside.StartFailed):
+    with pytest.raises(alongside.StartFailed, match="published the name"):
         start_or_connect("controller", [sys.executable, "-c", code], timeout=60)
     assert len((tmp_path / "count").read_text()) <= 3
 
@@ -209,6 +270,14 @@ def test_a_wrapper_that_leaves_it_behind_is_no_failure(controller, started):
     command = ["sh", "-c", '"$@" & exit 0', "sh", *controller]
     with start_or_connect("controller", command, timeout=60) as session:
         assert ask(session)[0] in pids(started)
+
+
+def test_what_a_wrapper_has_left_behind_may_fail_too():
+    # It outlives the wrapper, whose end has been noticed when nothing is left of it.
+    left = "while kill -0 $$ 2>/dev/null; do :; done; echo gave up >&2; exit 3"
+    wrapper = ["sh", "-c", f"({left}) & exit 0"]
+    with pytest.raises(alongside.StartFailed, match="gave up"):
+        start_or_connect("controller", wrapper, timeout=None)
 
 
 def test_a_wrapper_that_leaves_nothing_behind_is_one():

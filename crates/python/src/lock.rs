@@ -117,6 +117,12 @@ impl Lock {
     }
 
     fn give_back(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        let core = self.taken(py, taker)?;
+        core.release().map_err(|error| self.failed(py, error))
+    }
+
+    /// The lock, if this taker has it.
+    fn taken(&self, py: Python<'_>, taker: usize) -> PyResult<Current<'_>> {
         let core = self.core(py)?;
         if core.taker() != taker {
             let name = &self.opening.name;
@@ -127,7 +133,7 @@ impl Lock {
                 ),
             }));
         }
-        core.release().map_err(|error| self.failed(py, error))
+        Ok(core)
     }
 }
 
@@ -246,6 +252,12 @@ impl Lock {
 
     fn _release_for(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
         self.give_back(py, taker)
+    }
+
+    /// Gives it back as if its owner had ended with it.
+    fn _abandon_for(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        let core = self.taken(py, taker)?;
+        core.abandon().map_err(|error| self.failed(py, error))
     }
 
     /// Makes it another taker's, if it is this one's.

@@ -275,8 +275,18 @@ impl Lock {
     /// Gives it back.
     #[inline]
     pub fn release(&self) -> Result<(), Error> {
+        self.end(Shared::give_back)
+    }
+
+    /// Gives it back as who ends with it: the next one is told the same.
+    pub fn abandon(&self) -> Result<(), Error> {
+        self.end(Shared::leave_odd)
+    }
+
+    #[inline]
+    fn end(&self, give_back: impl FnOnce(&Shared) -> Result<(), Errno>) -> Result<(), Error> {
         let shared = &*self.shared;
-        let given = shared.give_back();
+        let given = give_back(shared);
         shared.turn.unlock();
         if Arc::strong_count(&self.shared) > 1 {
             KEPT.with(|kept| kept.retain(|kept| !Arc::ptr_eq(kept, &self.shared)));
@@ -339,6 +349,17 @@ impl Shared {
             self.words.wake(WORD_AT, 1);
         }
         Ok(())
+    }
+
+    /// Gives the file's lock back, and leaves the word as it is. Who waits looks by itself.
+    fn leave_odd(&self) -> Result<(), Errno> {
+        self.taker.store(0, Ordering::Relaxed);
+        let nobody = Record::read(&self.held.file).and_then(|record| {
+            let nobody = Record { pid: 0, begun: 0, ..record };
+            nobody.write(&self.held.file)
+        });
+        file::unlock_whole(&self.held.file)?;
+        nobody
     }
 
     #[inline]
