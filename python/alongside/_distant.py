@@ -20,7 +20,16 @@ from typing import Any
 from . import _core
 from ._closing import Closing
 from ._directory import connect, text
-from ._errors import Busy, Denied, Invalid, NotFound, SessionEnded, TimedOut, WouldBlock
+from ._errors import (
+    Busy,
+    Denied,
+    HandleLost,
+    Invalid,
+    NotFound,
+    SessionEnded,
+    TimedOut,
+    WouldBlock,
+)
 from ._session import limit
 from ._until import Until, ready
 
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ._cells import Cell
-    from ._changes import OnChange
     from ._publish import Registration
     from ._session import Session
     from .loops import Loop
@@ -286,7 +294,9 @@ class DistantCell(Closing):
         self.closed = True
         session, self._session = self._session, None
         if session is not None:
-            session.close(timeout=0)
+            # A forked child has nothing of it.
+            with contextlib.suppress(HandleLost):
+                session.close(timeout=0)
 
     def __repr__(self) -> str:
         return f"<alongside.DistantCell {self.name!r}{', closed' if self.closed else ''}>"
@@ -315,25 +325,17 @@ class _Following:
         self._cell = cell
         self._known = (cell._value, cell._version)
         self._news: Any = NOTHING
-        self._ending = threading.Lock()
-        self._stop: int | None = os.eventfd(0)
+        self._stop = _core.Beacon()
         self._is_over = False
-        self._told: OnChange
-        try:
-            self._told = OnChange(None, self._take, callback, on, cell)
-            named = f"alongside: {cell.name}"
-            threading.Thread(target=self._run, name=named, daemon=True).start()
-        except BaseException:
-            os.close(self._stop)
-            raise
+        self._told = OnChange(None, self._take, callback, on, cell)
+        named = f"alongside: {cell.name}"
+        threading.Thread(target=self._run, name=named, daemon=True).start()
 
     def stop(self) -> None:
         """Call nobody any more."""
         self._is_over = True
         self._told.stop()
-        with self._ending:
-            if self._stop is not None:
-                os.eventfd_write(self._stop, 1)
+        self._stop.light()
 
     def _take(self) -> Any:
         from ._changes import NOTHING
@@ -348,11 +350,6 @@ class _Following:
             # A shortage, or a scope that is gone.
             _log.exception("changes cannot be seen; callbacks end, of %r", self._cell)
             self._told.stop()
-        finally:
-            with self._ending:
-                stop, self._stop = self._stop, None
-            if stop is not None:
-                os.close(stop)
 
     def _follow(self) -> None:
         """Read from whoever holds it, until that is over."""
@@ -388,8 +385,7 @@ class _Following:
             self._told.poke()
 
     def _wait(self, until: Until, descriptor: int) -> None:
-        if self._stop is not None:
-            ready(until, descriptor, self._stop)
+        ready(until, descriptor, self._stop.fileno())
 
 
 def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:

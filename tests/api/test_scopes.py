@@ -3,6 +3,7 @@
 import os
 import pwd
 import queue
+import select
 import shutil
 import signal
 import stat
@@ -332,6 +333,28 @@ def test_changes_of_a_cell_of_another_user_are_called_back(machine, users, as_us
         assert seen.get_nowait() == "d"
     wait_until(lambda: f"alongside: state@{one}" not in {it.name for it in threading.enumerate()})
     assert seen.empty()
+
+
+@ROOT_NEEDED
+def test_a_forked_child_that_closes_such_a_cell_leaves_its_parent_s_alone(machine, users, as_user):
+    one, two = users
+    seen, change = queue.Queue(), 'alongside.Cell("state", scope="machine").set(sys.argv[1])'
+    as_user(one, CELL, two)
+    with alongside.Cell(f"state@{one}", scope="machine") as distant:
+        distant.on_change(seen.put)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                distant.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        # Else its thread would never sleep again.
+        assert not select.select([distant._callback._stop], [], [], 0)[0]
+        as_user(one, change, "b", waits=False)
+        assert seen.get(timeout=60) == "b"
 
 
 def test_only_cells_of_the_machine_can_be_read_by_others(scope):
