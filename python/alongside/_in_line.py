@@ -92,26 +92,22 @@ class Line:
         self._changing = threading.Lock()
         self._is_served = False
 
-    async def wait(self, wants: Wants[_T], until: float | None) -> _T:
-        """Give what is taken for this task, in its turn.
+    async def wait(self, wants: Wants[_T], until: float | None) -> list[_T]:
+        """Give what is taken for this task, in its turn; nothing if the deadline came first.
 
         Args:
             wants: what it waits for.
             until: the deadline, as the loop counts; None for ever.
 
         Raises:
-            TimedOut: the deadline. And what taking it raises.
+            Exception: what taking it raises.
         """
         if self._pid != os.getpid():
             # In a forked child nobody stands here, nor does the thread.
             self._begin()
         place = _Place(wants)
         self._join(place)
-        taken = await place.handover.wait(until)
-        if not taken:
-            msg = f"the lock {self._name!r} was not free before the deadline"
-            raise TimedOut(msg)
-        return taken[0]
+        return await place.handover.wait(until)
 
     def _join(self, place: _Place[Any]) -> None:
         with self._changing:

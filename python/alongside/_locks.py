@@ -5,7 +5,12 @@ Loads when a program first makes one.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import threading
+from collections import Counter
+from pathlib import Path
 
 from . import _core
 from ._errors import TimedOut
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ._core import Peer
     from ._in_line import Line
     from ._types import Scope
 
@@ -77,7 +83,7 @@ class Lock(_core.Lock):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release_for(_this_task())
+        self._leave_for(_this_task())
 
     async def aacquire(self, *, timeout: float | None = None) -> None:
         """Take the lock for this task of asyncio or trio; `async with` does, and releases it."""
@@ -92,7 +98,8 @@ class Lock(_core.Lock):
         from ._in_line import ToHave
 
         wants = ToHave(self)
-        await _line(self).wait(wants, until)
+        if not await _line(self).wait(wants, until):
+            raise not_free(self.name, self.owner())
         self._pass_on(id(wants), task)
 
     def arelease(self) -> None:
@@ -108,6 +115,16 @@ class Lock(_core.Lock):
 
 
 Lock.__module__ = "alongside"
+
+
+def not_free(name: str, owner: Peer | None) -> TimedOut:
+    """Give the error of who has waited too long for a lock."""
+    has_it = "" if owner is None else f": process {owner.pid} has it"
+    if owner is not None:
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            has_it += ", and is stopped" if state in "Tt" else ""
+    return TimedOut(f'the lock "{name}" was not free before the deadline{has_it}')
 
 
 def _line(lock: Lock | RWLock) -> Line:
@@ -166,7 +183,8 @@ class RWLock(_core.RWLock):
         """Give what is held while one reads: `with lock.reading():`, or `async with`.
 
         Args:
-            timeout: seconds to wait for a writer; None for ever. Then it is `TimedOut`.
+            timeout: seconds to wait for a writer; None for ever. Then it is `TimedOut`. A thread,
+                or task, that would wait for itself for ever gets a `RuntimeError`.
         """
         return Hold(self, timeout, is_writer=False)
 
@@ -189,6 +207,10 @@ class RWLock(_core.RWLock):
 RWLock.__module__ = "alongside"
 
 
+# How many holds a thread, or a task, has of a lock.
+_inside: Counter[tuple[int, int, str]] = Counter()
+
+
 class Hold:
     """What a reader or a writer has of an `RWLock`, from `with` to its end.
 
@@ -201,11 +223,16 @@ class Hold:
         self._timeout = timeout
         self._is_writer = is_writer
         self._held: _core.RwHold | None = None
+        self._key = (0, 0, "")
         self.abandoned = False
 
     def __enter__(self) -> Self:
         self._check_free()
-        self._keep(self._lock._acquire(self._is_writer, self._timeout))
+        self._key = self._who()
+        if self._timeout is None and self._key in _inside:
+            self._keep(self._at_once())
+        else:
+            self._keep(self._lock._acquire(self._is_writer, self._timeout))
         return self
 
     def __exit__(
@@ -216,20 +243,29 @@ class Hold:
     ) -> None:
         held, self._held = self._held, None
         if held is not None:
+            _inside[self._key] -= 1
+            if not _inside[self._key]:
+                del _inside[self._key]
             held.release()
 
     async def __aenter__(self) -> Self:
         from . import _tasks
 
         self._check_free()
-        until = _tasks.deadline(self._timeout)
+        until, self._key = _tasks.deadline(self._timeout), self._who()
+        if self._timeout is None and self._key in _inside:
+            self._keep(self._at_once())
+            return self
         try:
             held = self._lock._acquire(self._is_writer, 0)
-        except TimedOut:
+        except TimedOut as error:
             from ._in_line import ToEnter
 
             wants = ToEnter(self._lock, is_writer=self._is_writer)
-            held = await _line(self._lock).wait(wants, until)
+            found = await _line(self._lock).wait(wants, until)
+            if not found:
+                raise error.with_traceback(None) from None
+            held = found[0]
         self._keep(held)
         return self
 
@@ -246,5 +282,21 @@ class Hold:
             msg = "this hold is in use\nask the lock for another one"
             raise RuntimeError(msg)
 
+    def _who(self) -> tuple[int, int, str]:
+        """Give what stands for the thread, or the task, and for the lock."""
+        return os.getpid(), this_task() or threading.get_ident(), self._lock._path
+
+    def _at_once(self) -> _core.RwHold:
+        """Take it now: who has it already must not wait, for it would wait for itself."""
+        try:
+            return self._lock._acquire(self._is_writer, 0)
+        except TimedOut:
+            msg = (
+                f'the lock "{self._lock.name}" is held by this very thread or task, and would be '
+                "waited for for ever"
+            )
+            raise RuntimeError(msg) from None
+
     def _keep(self, held: _core.RwHold) -> None:
         self._held, self.abandoned = held, held.abandoned
+        _inside[self._key] += 1

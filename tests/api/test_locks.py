@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import alongside
 import pytest
@@ -638,3 +639,75 @@ def test_a_reader_that_is_not_let_go_is_the_process_s(rwlock, puppet):
     rwlock._acquire(False, None)
     with pytest.raises(alongside.TimedOut):
         puppet().run("with alongside.RWLock('a/b').writing(timeout=0): pass")
+
+
+# ---- what would never end, and what is not so ----------------------------------------------------
+
+
+def test_who_would_wait_for_itself_is_told(rwlock):
+    for outer, inner in (("writing", "writing"), ("writing", "reading"), ("reading", "writing")):
+        with getattr(rwlock, outer)(), pytest.raises(RuntimeError, match="for ever"):
+            getattr(RWLock("a/b"), inner)().__enter__()
+    with rwlock.reading(), rwlock.reading():
+        pass
+    with rwlock.writing():
+        pass
+
+    async def main():
+        async with rwlock.reading():
+            with pytest.raises(RuntimeError, match="for ever"):
+                async with rwlock.writing():
+                    pass
+        async with rwlock.writing():
+            pass
+
+    asyncio.run(main())
+
+
+def test_who_waited_too_long_learns_for_whom(lock, puppet):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    with pytest.raises(alongside.TimedOut, match=f"process {other.pid} has it$"):
+        lock.acquire(timeout=0)
+    os.kill(other.pid, signal.SIGSTOP)
+
+    async def main():
+        await lock.aacquire(timeout=0.01)
+
+    wait_until(lambda: "T" in Path(f"/proc/{other.pid}/stat").read_text().split()[2])
+    with pytest.raises(alongside.TimedOut, match=f"process {other.pid} has it, and is stopped"):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("opens", ["pass", "lock = alongside.Lock('a/b'); lock.owner()"])
+def test_a_process_that_runs_another_program_has_its_locks_no_more(lock, opens):
+    code = "import alongside, os, sys; lock = alongside.Lock('a/b'); lock.acquire(); "
+    after = f"import alongside; {opens}; print('runs', flush=True); input()"
+    code += f"os.execv(sys.executable, [sys.executable, '-c', {after!r}])"
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout.readline() == b"runs\n"
+        assert lock.owner() is None
+        with lock:
+            assert lock.abandoned
+            assert lock.owner().pid == os.getpid()
+        program.stdin.close()
+
+
+def test_a_forked_child_leaves_a_with_as_it_likes(lock, rwlock):
+    for hold in (lock, rwlock.writing()):
+        pid = -1
+        try:
+            with hold:
+                pid = os.fork()
+                if pid == 0:
+                    sys.exit(7)
+        except BaseException as end:
+            if pid == 0:
+                os._exit(end.code if isinstance(end, SystemExit) else 1)
+            raise
+        finally:
+            if pid == 0:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert lock.owner() is None

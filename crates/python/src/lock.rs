@@ -17,6 +17,7 @@ use crate::cell::opened;
 use crate::directory::scope_of;
 use crate::endpoint::deadline;
 use crate::errors::{raise, to_python};
+use crate::named::Named;
 use crate::peer::Peer;
 
 /// What stands for this thread among those that take locks: no other living thread has it, nor any object.
@@ -79,6 +80,13 @@ impl Lock {
     }
 
     fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
+        static NOT_FREE: Named = Named::new("alongside._locks", "not_free");
+        if error == Error::TimedOut
+            && let Ok(owner) = self.owner(py)
+        {
+            let said = NOT_FREE.get(py).and_then(|text| text.call1((&self.opening.name, owner)));
+            return said.map_or_else(|other| other, PyErr::from_value);
+        }
         failed(py, &self.opening.name, error)
     }
 
@@ -220,7 +228,7 @@ impl Lock {
         _error: &Bound<'_, PyAny>,
         _trace: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        self.give_back(kind.py(), this_thread())
+        self._leave_for(kind.py(), this_thread())
     }
 
     /// Give the process that has it; None if nobody does.
@@ -251,6 +259,14 @@ impl Lock {
     }
 
     fn _release_for(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        self.give_back(py, taker)
+    }
+
+    /// Gives it back at the end of a `with`; a forked child leaves its parent's, and has nothing.
+    fn _leave_for(&self, py: Python<'_>, taker: usize) -> PyResult<()> {
+        if !self.core.is_ours() && self.core(py)?.taker() == 0 {
+            return Ok(());
+        }
         self.give_back(py, taker)
     }
 

@@ -207,6 +207,11 @@ fn is_held(file: &Fd) -> Result<bool, Errno> {
 }
 
 impl Held {
+    /// Whether that process holds it, too. Of this one it cannot be asked.
+    pub(crate) fn is_held_by(&self, pid: u32) -> Result<bool, Errno> {
+        file::is_held(&self.file, Hold::Alone, HOLDERS.0 + u64::from(pid), 1)
+    }
+
     fn new(wanted: Wanted, file: Fd, home: Home, directory: Directory) -> Result<Held, Error> {
         let failed = |errno| Error::File(directory.path().to_owned(), errno);
         let identity = file::facts_of(&file).map_err(failed)?.identity();

@@ -194,6 +194,7 @@ impl Lock {
         let (turn, taker, looked_ns) = Default::default();
         let shared =
             LOCKS.share(Shared { held, number: record.number, words, turn, taker, looked_ns });
+        shared.disown().map_err(|errno| shared.held.failed(errno))?;
         Ok(Lock { shared })
     }
 
@@ -218,6 +219,9 @@ impl Lock {
     #[inline]
     pub fn acquire(&self, taker: usize, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
+        if shared.held.is_left() {
+            return Err(ending(&shared.held));
+        }
         if !shared.turn.try_lock() {
             shared.turn.lock(until.left())?;
         }
@@ -243,6 +247,9 @@ impl Lock {
             let record = shared.record()?;
             if until.is_over() {
                 return Err(Error::TimedOut);
+            }
+            if shared.held.is_left() {
+                return Err(ending(&shared.held));
             }
             // L3. If it is even, it is being given back, or taken: that takes a moment, and may be told.
             let most = if record.is_taken() { IS_IT_ALIVE } else { A_MOMENT };
@@ -304,7 +311,13 @@ impl Lock {
                 it.mark().begun.is_none_or(|begun| begun == record.begun) && !it.is_over()
             })
         };
-        Ok((record.is_taken() && lives()).then_some((record.pid, record.begun)))
+        // A process that has run another program since is the same, and has nothing any more.
+        let has_it = || match record.pid == own_pid() {
+            true => Ok(self.taker() != 0),
+            false => shared.held.is_held_by(record.pid).map_err(|errno| shared.held.failed(errno)),
+        };
+        let is_owned = record.is_taken() && lives() && has_it()?;
+        Ok(is_owned.then_some((record.pid, record.begun)))
     }
 
     /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
@@ -328,12 +341,12 @@ impl Shared {
     /// Whether the file still has its name; not asked again in the same few milliseconds.
     #[inline]
     fn check_place(&self) -> Result<(), Error> {
+        if self.held.is_left() {
+            return Err(ending(&self.held));
+        }
         let now = coarse_clock_ns();
         if self.looked_ns.swap(now, Ordering::Relaxed) == now {
             return Ok(());
-        }
-        if self.held.is_left() {
-            return Err(ending(&self.held));
         }
         self.held.check_place("lock")
     }
@@ -349,6 +362,19 @@ impl Shared {
             self.words.wake(WORD_AT, 1);
         }
         Ok(())
+    }
+
+    /// If the file says that this process has it, and it has not, it ran another program then: that has ended
+    /// with it.
+    fn disown(&self) -> Result<(), Errno> {
+        let record = Record::read(&self.held.file)?;
+        if !record.is_taken() || !record.is_owner(&record.sign()) || !self.turn.try_lock() {
+            return Ok(());
+        }
+        let is_free = file::lock_whole(&self.held.file);
+        let disowned = if let Ok(true) = is_free { self.leave_odd() } else { is_free.map(drop) };
+        self.turn.unlock();
+        disowned
     }
 
     /// Gives the file's lock back, and leaves the word as it is. Who waits looks by itself.
@@ -377,10 +403,12 @@ pub(crate) fn ending(held: &Held) -> Error {
 }
 
 pub(crate) fn leave_all() {
-    // One that is held stays so to the very end, and is abandoned then.
+    // One that is held stays so to the very end, and is abandoned then. Threads that wait see that they are
+    // too late, and no other takes it from here on: its turn is not given back.
     for shared in LOCKS.all() {
         shared.held.will_be_left();
-        if shared.taker.load(Ordering::Relaxed) == 0 {
+        let is_held = shared.taker.load(Ordering::Relaxed) != 0;
+        if !is_held && shared.turn.lock(Some(5 * IS_IT_ALIVE)).is_ok() {
             shared.held.leave();
         }
     }
