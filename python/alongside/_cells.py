@@ -55,7 +55,8 @@ class Cell(_core.Cell["_T"], Closing):
             "machine", of this user and those that `allow` names. Another user's cell is
             "name@user" there; it can be read, and gives a `DistantCell`.
         max_size: the most bytes that a value may take, encoded. All have to say the same.
-        type: what values are checked against, and made into, when they are read.
+        type: what values are checked against when they are put in, and made into when they are
+            read.
         allow: in the scope "machine", who else may read the value as long as this program holds it:
             users by name or number, groups as "group:NAME".
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Entry = _core.Entry
 
 _LONGEST_MESSAGE = 1 << 30
+# The most bytes of a name that the library makes a longer one of.
+_MOST_SHORT = 190
 _MOST_USERS = 1 << 32
 
 
@@ -287,6 +289,13 @@ def _judge(report: Any, name: str | Entry) -> None:
     kind, words, where = report
     msg = f'the handler of "{shown}" raised {kind}: {words}'
     raise RemoteError(msg, kind=kind, traceback=where)
+
+
+def short_name(name: Any) -> str:
+    """Refuse what is no name, or too long to have one of the library's words before it."""
+    _core.check_name(text(name), _MOST_SHORT)
+    found: str = name
+    return found
 
 
 def text(name: Any) -> str:

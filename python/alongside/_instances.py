@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from ._closing import Closing
-from ._directory import aconnect, connect, text
+from ._directory import aconnect, connect, short_name
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
 from ._locks import Lock
 from ._session import limit
@@ -354,7 +354,7 @@ def only(
         ...     instance.first
         True
     """
-    instance, visit, until = Instance(text(name)), _visit(argv, env), Until(limit(timeout))
+    instance, visit, until = Instance(short_name(name)), _visit(argv, env), Until(limit(timeout))
     while not instance._try_first(scope):
         try:
             if instance._try_visit(scope, visit, until):
@@ -404,7 +404,7 @@ async def aonly(
     """
     from ._tasks import pause
 
-    instance, visit, until = Instance(text(name)), _visit(argv, env), Until(limit(timeout))
+    instance, visit, until = Instance(short_name(name)), _visit(argv, env), Until(limit(timeout))
     while not instance._try_first(scope):
         try:
             if await instance._atry_visit(scope, visit, until):

@@ -13,7 +13,7 @@ from typing import Any, cast
 from . import _core
 from ._cells import Cell
 from ._closing import Closing
-from ._errors import TimedOut
+from ._errors import HandleLost, TimedOut
 from ._locks import Lock
 from ._until import Until, ready
 
@@ -90,7 +90,8 @@ def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bo
         made.close()
         if error.errno == errno.EADDRINUSE:
             return False
-        raise
+        why = f"cannot listen at {address[0]}, port {address[1]}: {error.strerror}"
+        raise OSError(error.errno, why) from error
     except BaseException:
         made.close()
         raise
@@ -136,12 +137,24 @@ class SharedPort(Closing):
 
     def _state(self) -> tuple[int | None, int | None]:
         """Give the number, and which process has it, or is about to have one."""
+        self._check_open()
         owner = self._lock._mark()
         said = self._said()
         if owner is None:
             return None, None
         number: int | None = said.get("number") if said.get("by") == list(owner) else None
         return number, owner[0]
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            msg = (
+                f"the port {self.name!r} belongs to the process that forked this one\n"
+                f"alongside.shared_port({self.name!r}, ...) opens it here"
+            )
+            raise HandleLost(msg)
+        if self._cell.closed:
+            msg = f"the port {self.name!r} is closed; open it again"
+            raise ValueError(msg)
 
     def _said(self) -> dict[str, Any]:
         """Give what the last program said that listened, whether it does or not."""
@@ -157,6 +170,7 @@ class SharedPort(Closing):
         Raises:
             TimedOut: nobody listens.
         """
+        self._check_open()
         until, changes = Until(timeout), _core.Changes(self._cell)
         while True:
             number, pid = self._state()
@@ -174,6 +188,7 @@ class SharedPort(Closing):
         """Give the number when there is one, in asyncio or trio; as `wait`."""
         from . import _tasks
 
+        self._check_open()
         until, changes = _tasks.deadline(timeout), _core.Changes(self._cell)
         while True:
             number, pid = self._state()
@@ -187,6 +202,8 @@ class SharedPort(Closing):
         self, callback: Callable[[int | None], object] | None, /, *, on: Loop | None = None
     ) -> None:
         """Call `callback(number)` when another program listens, or none any more (None).
+
+        Who wants to listen then asks `shared_port` again.
 
         Args:
             callback: a function; on `Asyncio` and `Trio` an async one as well. None takes it away.
@@ -202,6 +219,7 @@ class SharedPort(Closing):
         if callback is not None:
             from ._changes import OnChange
 
+            self._check_open()
             changes = _core.Changes(self._cell)
             self._callback = OnChange(changes, _News(self, changes).take, callback, on, self)
             # Whatever has happened until here.
@@ -329,9 +347,9 @@ def shared_port(
         True
         >>> other.close()
     """
-    from ._directory import text
+    from ._directory import short_name
 
-    port = SharedPort(text(name), scope, host, listens=not _reserve)
+    port = SharedPort(short_name(name), scope, host, listens=not _reserve)
     if listen:
         try:
             port._begin_to_listen()

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _core
 from ._cells import Cell
-from ._directory import connect, find, text
+from ._directory import connect, find, short_name
 from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
 from ._locks import Lock
 from ._publish import UNTIL_PUBLISHED
@@ -105,7 +105,7 @@ def _whichever(
     session = _running(name, scope, until)
     if session is None:
         words = _command(command, None)
-        session = _start_once(text(name), words, until, scope=scope, detached=detached)
+        session = _start_once(short_name(name), words, until, scope=scope, detached=detached)
     if hello is not None:
         try:
             session.send(hello, timeout=until.left())

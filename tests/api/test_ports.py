@@ -2,7 +2,10 @@
 
 import asyncio
 import errno
+import os
 import socket
+import subprocess
+import sys
 import threading
 
 import alongside
@@ -222,7 +225,45 @@ def test_login_sessions_have_ports_of_their_own(share, monkeypatch):
 
 
 def test_an_address_that_cannot_be_had_leaves_nothing(share, scope):
-    with pytest.raises(OSError, match=r"."):
+    with pytest.raises(OSError, match=r"cannot listen at 192\.0\.2\.1, port 0: ") as caught:
         share(host="192.0.2.1")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
     assert list((scope / "cells").iterdir()) == []
     assert share().mine
+
+
+def test_a_process_that_runs_another_program_listens_no_more(share):
+    port = share(listen=False)
+    code = (
+        "import alongside, os, sys;"
+        "port = alongside.shared_port('p', listen=True, scope='user');"
+        "os.execv('/bin/sh', ['sh', '-c', 'echo runs; read x'])"
+    )
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout.readline() == b"runs\n"
+        assert port.number is None
+        assert share().mine
+        program.stdin.close()
+
+
+def test_errors_speak_of_the_port_and_not_of_what_it_is_made_of(share):
+    port = share()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _ = port.number
+        except alongside.HandleLost as error:
+            status = ".port" in str(error) or "shared_port" not in str(error)
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    port.close()
+    for use in (lambda: port.number, port.wait, lambda: port.on_change(print)):
+        with pytest.raises(ValueError, match="the port 'p' is closed"):
+            use()
+    for name in ("a@b", "", "x" * 191):
+        for ask in (share, alongside.only):
+            with pytest.raises(ValueError, match=rf'^"{name}" is '):
+                ask(name)

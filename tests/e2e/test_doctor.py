@@ -201,6 +201,25 @@ def test_a_program_that_is_stopped_is_found_and_goes_on_as_said(listen):
     assert troubles() == []
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("lock = alongside.Lock('l'); lock.acquire()", 'the lock "l"'),
+        ("hold = alongside.RWLock('l').writing().__enter__()", 'the lock "l"'),
+        ("port = alongside.shared_port('p', listen=True, scope='user')", 'the port "p"'),
+    ],
+)
+def test_a_lock_of_a_program_that_is_stopped_is_found(owner, code, what):
+    process = owner(code)
+    assert troubles() == []
+    stop(process)
+    (found,) = troubles()
+    assert f"whoever wants {what} waits: process {process.pid} (" in found["text"]
+    assert found["text"].endswith("which has it, is stopped")
+    follow(found["mend"])
+    assert troubles() == []
+
+
 @pytest.fixture
 def traced(listen):
     """A listener that this thread holds as a debugger does."""

@@ -247,6 +247,12 @@ def test_a_second_instance_tells_the_first(line):
     assert says("only", "app", "--", "echo", "first") == "first\n"
 
 
+@pytest.mark.parametrize("command", ["lock", "only", "port"])
+def test_a_command_without_its_dashes_is_asked_for_them(command):
+    told = fails(2, command, "l", "echo", "a b")
+    assert f"a command stands behind a --: alongside {command} NAME -- echo 'a b'" in told
+
+
 def test_each_explains_itself():
     for command in ("port", "lock", "only"):
         shown = says(command, "--help")

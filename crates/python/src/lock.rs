@@ -4,8 +4,9 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use alongside_core::directory::seeking::check_name as core_check_name;
 use alongside_core::shared::PATIENCE;
-use alongside_core::shared::lock::Lock as CoreLock;
+use alongside_core::shared::lock::{Lock as CoreLock, owners};
 use alongside_core::shared::rwlock::{
     RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock,
 };
@@ -301,6 +302,19 @@ impl Drop for Lock {
             core.keep_if_taken();
         }
     }
+}
+
+/// The names of locks that somebody has, and the process.
+#[pyfunction]
+pub(crate) fn lock_owners(py: Python<'_>, scope: &str) -> PyResult<Vec<(String, u32)>> {
+    let scope = scope_of(py, scope)?;
+    opened(py, || owners(&scope))
+}
+
+/// Refuses what is no name, or has more bytes than this.
+#[pyfunction]
+pub(crate) fn check_name(py: Python<'_>, name: &str, most: usize) -> PyResult<()> {
+    core_check_name(name, most).map_err(|error| to_python(py, error, None))
 }
 
 /// A lock that many readers have, or one writer.

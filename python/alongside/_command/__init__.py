@@ -14,6 +14,7 @@ import argparse
 import importlib
 import os
 import sys
+from shlex import join
 
 from .._errors import AlongsideError, TimedOut
 from ._printing import tell
@@ -118,7 +119,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     """Call what the command line says."""
     parser = _parser()
     given, words = _split(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        parser.error(_unknown(options.command, unknown, words))
     options.words = words
     if options.command in _NEED_WORDS and not words:
         parser.error(
@@ -139,6 +142,14 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         return given, []
     place = given.index("--")
     return given[:place], given[place + 1 :]
+
+
+def _unknown(command: str | None, unknown: Sequence[str], words: Sequence[str]) -> str:
+    """Give what is wrong with what nobody knows: before a command there is to be a "--"."""
+    text = f"unrecognized arguments: {join(unknown)}"
+    if command not in _TAKE_WORDS or words:
+        return text
+    return f"{text}\na command stands behind a --: alongside {command} NAME -- {join(unknown)}"
 
 
 def _prepare_streams() -> None:
@@ -297,8 +308,8 @@ def _sharing(commands: _Commands) -> None:
     lock = commands.add("lock", "_locks", "run a command while nobody else has a lock", _LOCK)
     lock.add_argument("name", metavar="NAME")
     kind = lock.add_mutually_exclusive_group()
-    kind.add_argument("--shared", action="store_true", help="as one of many readers")
-    kind.add_argument("--exclusive", action="store_true", help="as the only writer among readers")
+    kind.add_argument("--shared", action="store_true", help="as a reader, of the RWLock")
+    kind.add_argument("--exclusive", action="store_true", help="as the writer, of the RWLock")
     only = commands.add("only", "_locks", "run a command unless another instance of it runs", _ONLY)
     only.add_argument("name", metavar="NAME")
     for parser, until in ((lock, "until the lock is free"), (only, "until the first was told")):

@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 
+from .. import _core
 from .._directory import running
 from .._errors import AlongsideError
 from ._finding import Finding
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SCOPES: tuple[Scope, ...] = ("login", "user", "machine")
 _SUBJECT = "who waits"
+# What the library has locks for, by how their names begin.
+_OWN = {".port/": "the port", ".only/": "the place of", ".start/": "the start of"}
 # Seconds between two looks at the queues: who is in both has not just come.
 _MOMENT = 0.25
 
@@ -49,10 +52,9 @@ def waiting() -> Iterator[Finding]:
     """Look for programs that answer nobody, and for those that wait for them."""
     entries = list(_entries())
     calls = _calls(entries)
-    found = [*_held_up(entries, calls), *_not_let_in(calls)]
-    yield from found or [
-        Finding("info", _SUBJECT, "no program with a name or a session is held up")
-    ]
+    found = [*_held_up(entries, calls), *_not_let_in(calls), *_owners_of_locks()]
+    text = "no program with a name, a session or a lock is held up"
+    yield from found or [Finding("info", _SUBJECT, text)]
 
 
 def _entries() -> Iterator[Entry]:
@@ -114,6 +116,28 @@ def _owner(pid: int) -> int:
         return Path(f"/proc/{pid}").stat().st_uid
     except OSError:
         return os.geteuid()
+
+
+def _owners_of_locks() -> Iterator[Finding]:
+    """Tell of programs that stand still and have a lock."""
+    for scope in SCOPES:
+        try:
+            owners = _core.lock_owners(scope)
+        except (AlongsideError, OSError, ValueError):
+            continue
+        for name, pid in owners:
+            reason = why_it_waits(pid)
+            if reason is not None:
+                who = f"{_shown(pid)}, which has it, {reason.text}"
+                yield _finding(reason, pid, f"whoever wants {_lock(name)} waits: {who}")
+
+
+def _lock(name: str) -> str:
+    """Give what a lock is for: some are the library's own."""
+    for prefix, what in _OWN.items():
+        if name.startswith(prefix):
+            return f'{what} "{name[len(prefix) :]}"'
+    return f'the lock "{name}"'
 
 
 # ---- callers that are not let in -----------------------------------------------------------------

@@ -36,10 +36,15 @@ pub(crate) fn id() -> Result<String, Error> {
         };
     }
     of_control_group().or_else(of_environment).or_else(of_audit).ok_or_else(|| {
+        let said = match std::env::var("XDG_SESSION_ID") {
+            Ok(id) => format!("XDG_SESSION_ID ({id:?} is no session of this user's that logind knows)"),
+            Err(_) => "XDG_SESSION_ID".to_owned(),
+        };
         Error::NoScope(format!(
             "this program belongs to no login session that could be told: neither {VARIABLE}, nor its \
-             control group, nor XDG_SESSION_ID, nor the kernel's audit says one\n\
-             scope=\"user\" is shared by all programs of this user"
+             control group, nor {said}, nor the kernel's audit says one\n\
+             the scope \"user\" is shared by all programs of this user; {VARIABLE}=NAME in their \
+             environment makes a login session of some"
         ))
     })
 }

@@ -45,6 +45,15 @@ pub(crate) fn checked(name: &str) -> Result<Name, Error> {
     Name::new(name).map_err(|rule| Error::Rule(format!("{name:?} is no name: {rule}")))
 }
 
+/// Checks a name that is to be made longer: it may have this many bytes.
+pub fn check_name(name: &str, most: usize) -> Result<(), Error> {
+    checked(name)?;
+    if name.len() <= most {
+        return Ok(());
+    }
+    Err(Error::Rule(format!("{name:?} is too long here: it has {} bytes, of {most}", name.len())))
+}
+
 /// A name that is looked for, and which of its registrations are meant.
 ///
 /// In the scope "machine" a name is each user's own. Unless an owner is said, root's is meant, then one's

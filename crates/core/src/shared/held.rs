@@ -17,7 +17,7 @@ use crate::shared::gate::{self, Gates};
 use crate::shared::{PATIENCE, cell, lock, rwlock};
 
 /// Where the bytes are that holders lock: each that of its process's number.
-const HOLDERS: (u64, u64) = (1 << 40, 1 << 32);
+pub(crate) const HOLDERS: (u64, u64) = (1 << 40, 1 << 32);
 /// So many files are looked at by who makes one: those of the dead are removed.
 const SWEPT_AT_ONCE: usize = 16;
 

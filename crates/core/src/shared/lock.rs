@@ -34,7 +34,7 @@ use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
 use crate::shared::gate::Attention;
-use crate::shared::held::{Content, Held, Kind, Once, Wanted};
+use crate::shared::held::{Content, HOLDERS, Held, Kind, Once, Wanted, living};
 
 /// Where the record is: the file's number, the word, the process and when it began.
 const RECORD_AT: u64 = 248;
@@ -400,6 +400,34 @@ pub(crate) fn ending(held: &Held) -> Error {
     Error::Rule(format!(
         "the lock {name:?} is taken too late: this program has let go of all at its end"
     ))
+}
+
+/// The locks that somebody has, and which process; rwlocks that somebody writes under.
+pub fn owners(scope: &Scope) -> Result<Vec<(String, u32)>, Error> {
+    let mut found = Vec::new();
+    for kind in [Kind::Lock, Kind::RwLock] {
+        living(scope, kind, &mut |file| {
+            let mut head = [0; RECORD_AT as usize];
+            let name = match file::read_at(file, &mut head, 0) {
+                Ok(count) if count == head.len() => name_in(&head),
+                _ => None,
+            };
+            if let (Some(name), Ok(record)) = (name, Record::read(file))
+                && record.is_taken()
+                && file::is_held(file, file::Hold::Alone, HOLDERS.0 + u64::from(record.pid), 1)
+                    == Ok(true)
+            {
+                found.push((name, record.pid));
+            }
+        })?;
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn name_in(head: &[u8; RECORD_AT as usize]) -> Option<String> {
+    let length = u32::from_le_bytes(head[12..16].try_into().ok()?) as usize;
+    Some(std::str::from_utf8(head[32..].get(..length)?).ok()?.to_owned())
 }
 
 pub(crate) fn leave_all() {
