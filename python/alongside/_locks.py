@@ -5,12 +5,9 @@ Loads when a program first makes one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import threading
-from collections import Counter
-from pathlib import Path
+from _thread import get_ident
 
 from . import _core
 from ._errors import TimedOut
@@ -119,12 +116,19 @@ Lock.__module__ = "alongside"
 
 def not_free(name: str, owner: Peer | None) -> TimedOut:
     """Give the error of who has waited too long for a lock."""
-    has_it = "" if owner is None else f": process {owner.pid} has it"
+    has_it = ""
     if owner is not None:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            has_it += ", and is stopped" if state in "Tt" else ""
+        how = ", and is stopped" if _is_stopped(owner.pid) else ""
+        has_it = f": process {owner.pid} has it{how}"
     return TimedOut(f'the lock "{name}" was not free before the deadline{has_it}')
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
 
 
 def _line(lock: Lock | RWLock) -> Line:
@@ -208,7 +212,7 @@ RWLock.__module__ = "alongside"
 
 
 # How many holds a thread, or a task, has of a lock.
-_inside: Counter[tuple[int, int, str]] = Counter()
+_inside: dict[tuple[int, int, str], int] = {}
 
 
 class Hold:
@@ -284,7 +288,7 @@ class Hold:
 
     def _who(self) -> tuple[int, int, str]:
         """Give what stands for the thread, or the task, and for the lock."""
-        return os.getpid(), this_task() or threading.get_ident(), self._lock._path
+        return os.getpid(), this_task() or get_ident(), self._lock._path
 
     def _at_once(self) -> _core.RwHold:
         """Take it now: who has it already must not wait, for it would wait for itself."""
@@ -299,4 +303,4 @@ class Hold:
 
     def _keep(self, held: _core.RwHold) -> None:
         self._held, self.abandoned = held, held.abandoned
-        _inside[self._key] += 1
+        _inside[self._key] = _inside.get(self._key, 0) + 1

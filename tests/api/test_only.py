@@ -189,6 +189,31 @@ def test_of_many_at_once_one_is_the_first_and_has_all_visits(puppet):
     assert visits == sorted(set(range(10)) - {others.index(firsts[0])})
 
 
+def test_the_first_is_so_as_long_as_its_process_lives(puppet):
+    other = puppet()
+    other.run("import gc; alongside.only('app').on_other(print); gc.collect()")
+    assert not only("app").first
+    other.kill()
+    with only("app") as instance:
+        assert instance.first
+
+
+def test_who_cannot_be_reached_is_not_the_first(monkeypatch):
+    """Its lock is free again for the next one."""
+    import alongside._publish
+
+    def fail(*_, **__):
+        msg = "no room"
+        raise OSError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alongside._publish, "publish", fail)
+        with pytest.raises(OSError, match="no room"):
+            only("app")
+    with only("app") as instance:
+        assert instance.first
+
+
 def test_a_later_instance_serves_nobody(first, puppet):
     first.on_other(lambda visit: None)
     with pytest.raises(RuntimeError, match="not the first"):

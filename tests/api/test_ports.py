@@ -174,6 +174,56 @@ def test_changes_are_told_on_a_loop_of_ones_own(share, puppet):
     assert seen == [seen[0], None] * 3
 
 
+def test_callbacks_are_told_of_an_end_in_order(share, puppet):
+    """The process goes on, so it is the value that tells."""
+    learner, manual, seen = share(listen=False), loops.Manual(), []
+    learner.on_change(seen.append, on=manual)
+    other = puppet()
+    for _ in range(3):
+        other.run(PORT.format(True))
+        while len(seen) % 2 == 0:
+            manual.dispatch(timeout=None)
+        other.run("port.close()")
+        while len(seen) % 2 == 1:
+            manual.dispatch(timeout=None)
+    assert seen == [seen[0], None] * 3
+
+
+def test_who_is_about_to_listen_has_not_the_last_one_s_number(share, puppet):
+    other, next_one, learner = puppet(), puppet(), share(listen=False)
+    other.run(PORT.format(True))
+    learner.wait()
+    other.kill()
+    next_one.run("lock = alongside.Lock('.port/p'); lock.acquire()")
+    assert learner.number is None
+    with pytest.raises(alongside.TimedOut, match="nobody listens"):
+        learner.wait(timeout=0)
+
+
+@pytest.mark.parametrize("said", ["text", {}, {"number": "x"}, {"number": 1 << 40}, {"by": 3}])
+def test_what_is_no_number_is_passed_over(share, said):
+    with alongside.Cell(".port/p", max_size=1024) as cell:
+        cell.set(said)
+        learner = share(listen=False)
+        assert learner.number is None
+        assert reaches(share().number)
+
+
+def test_a_forked_child_that_closes_leaves_the_port_to_its_parent(share):
+    port = share()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            port.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert share(listen=False).number == port.number
+    assert reaches(port.number)
+
+
 def test_a_port_belongs_to_the_process(puppet):
     other = puppet()
     other.run("number = alongside.shared_port('p', listen=True, scope='user').number")

@@ -117,6 +117,30 @@ def test_what_a_killed_starter_has_started_is_waited_for(slow, go, started, pupp
     assert [other.hear()] == pids(started)
 
 
+def test_what_a_killed_starter_has_started_may_fail(slow, controller, started, puppet):
+    starter = puppet()
+    starter.say(f"alongside.start_or_connect('controller', {slow!r}, timeout=None)")
+    wait_until(lambda: pids(started))
+    starter.kill()
+    other = puppet()
+    other.say(f"alongside.start_or_connect('controller', {controller!r}, timeout=None).peer.pid")
+    wait_until(alongside.Lock(".start/controller").owner)
+    os.kill(pids(started)[0], signal.SIGKILL)
+    assert other.hear() == pids(started)[1]
+
+
+def test_a_program_of_another_name_is_not_waited_for(slow, controller, started, puppet):
+    starter = puppet()
+    starter.say(f"alongside.start_or_connect('x/controller', {slow!r}, timeout=None)")
+    wait_until(lambda: pids(started))
+    # This name's starter has started nothing.
+    killed = puppet()
+    killed.run("lock = alongside.Lock('.start/controller'); lock.acquire()")
+    killed.kill()
+    with start_or_connect("controller", controller, timeout=None) as session:
+        assert ask(session)[0] == pids(started)[1]
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_who_gives_up_waiting_for_it_lets_the_next_wait(slow, go, started, puppet, is_async):
     starter = puppet()
@@ -255,6 +279,12 @@ def test_one_that_never_publishes_is_ended(tmp_path):
         start_or_connect("controller", command, timeout=0.5)
     sid = int(note.read_text())
     wait_until(lambda: not any(_sid(pid) == sid for pid in os.listdir("/proc")))
+
+
+def test_one_that_is_not_detached_is_ended_too(slow, started):
+    with pytest.raises(alongside.TimedOut, match="was ended"):
+        start_or_connect("controller", slow, detached=False, timeout=0.5)
+    wait_until(lambda: all(map(has_ended, pids(started))))
 
 
 def _sid(pid):
