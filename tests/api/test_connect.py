@@ -203,7 +203,8 @@ def test_callers_that_say_nothing_leave_a_program_its_descriptors(owner, scope, 
     for path in sockets:
         call(path, most)
         # One more has come, and has been answered: all these were looked at before it.
-        assert used() - before <= most // 4 + len(names)
+        # What it had for who has just asked goes a moment later.
+        wait_until(lambda: used() - before <= most // 4 + len(names))
     assert used() - before >= most // 4 - len(names)
     for caller in silent:
         caller.close()

@@ -252,10 +252,9 @@ def test_callbacks_come_and_go_while_others_are_told(cells, puppet):
     assert seen == sorted(seen)
 
 
-def test_without_an_inotify_there_is_an_error_that_says_so(cells, puppet):
+def test_without_an_inotify_there_is_an_error_that_says_so(puppet):
     """The user's are used up by other programs."""
-    a, *_ = cells
-    other = puppet()
+    other, program = puppet(), puppet()
     other.run("""
         import ctypes
         libc = ctypes.CDLL(None)
@@ -263,9 +262,9 @@ def test_without_an_inotify_there_is_an_error_that_says_so(cells, puppet):
         while (fd := libc.inotify_init1(0)) >= 0:
             taken.append(fd)
         """)
+    program.run("cell = alongside.Cell('a')")
     with pytest.raises(OSError, match="watching a cell") as caught:
-        a.on_change(print)
+        program.run("cell.on_change(print)")
     assert not isinstance(caught.value, alongside.AlongsideError)
     other.run("os.close(taken.pop())")
-    a.on_change(print)
-    a.on_change(None)
+    program.run("cell.on_change(print)")

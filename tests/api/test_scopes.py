@@ -48,7 +48,7 @@ def test_a_program_of_no_login_is_told_so(monkeypatch):
     if "session-" in Path("/proc/self/cgroup").read_text() or not is_without_audit_session():
         pytest.skip("these tests run in a login session")
     for call in (alongside.publish, alongside.find, alongside.connect):
-        with pytest.raises(alongside.NoScope, match=r'(?s)no login session.*scope="user"'):
+        with pytest.raises(alongside.NoScope, match=r'(?s)no login session.*scope "user"'):
             call("a", scope="login")
     with pytest.raises(alongside.NoScope):
         alongside.watch(scope="login")

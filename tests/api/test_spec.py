@@ -144,6 +144,8 @@ def test_another_program_s_lock_holds_up_and_its_death_is_told(puppet):
     other.run(f"""
         import fcntl, struct
         file = open({lock._path!r}, "r+b", buffering=0)
+        byte = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 2**40 + os.getpid(), 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, byte)
         fcntl.flock(file, fcntl.LOCK_EX)
         begun = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
         os.pwrite(file.fileno(), struct.pack("<IIQ", 1, os.getpid(), begun), {WORD_AT})
