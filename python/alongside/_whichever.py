@@ -17,7 +17,7 @@ from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
 from ._locks import Lock
 from ._publish import UNTIL_PUBLISHED
 from ._session import limit
-from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command, _environment
+from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command, _complete, _environment
 from ._until import Until, ready
 
 TYPE_CHECKING = False
@@ -294,8 +294,9 @@ class _Program:
         self._said = os.memfd_create("alongside-stderr")
         try:
             self._child = self._run(name)
-        except BaseException:
+        except BaseException as error:
             os.close(self._said)
+            _complete(error, words, None)
             raise
 
     def _run(self, name: str) -> _core.Child:

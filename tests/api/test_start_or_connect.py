@@ -270,6 +270,9 @@ def test_what_cannot_be_run_is_said():
         start_or_connect("controller", ["/there/is/no/such/program"])
     with pytest.raises(ValueError, match="empty"):
         start_or_connect("controller", [])
+    with pytest.raises(FileNotFoundError) as caught:
+        start_or_connect("controller", "sleep 3")
+    assert "is a list" in caught.value.__notes__[0]
 
 
 def test_one_that_never_publishes_is_ended(tmp_path):

@@ -32,7 +32,12 @@ def _existing(options: Namespace) -> Cell[Any]:
 
 def _get(options: Namespace) -> int:
     with _existing(options) as found:
-        say_message(found.get(), as_json=options.json)
+        try:
+            value = found.get()
+        except NotFound:
+            msg = f'the cell "{printable(options.name)}" has no value yet'
+            raise NotFound(msg) from None
+        say_message(value, as_json=options.json)
     return 0
 
 
