@@ -45,13 +45,17 @@ class ToHave(Wants[None]):
 
     def __init__(self, lock: _core.Lock) -> None:
         self._lock = lock
+        self._was_abandoned = False
 
     def take(self, seconds: float) -> None:
         self._lock._acquire_for(id(self), seconds)
+        self._was_abandoned = self._lock.abandoned
 
     def give_back(self, taken: None) -> None:
         del taken
-        self._lock._release_for(id(self))
+        # Whoever has it next is told what nobody has heard here.
+        give = self._lock._abandon_for if self._was_abandoned else self._lock._release_for
+        give(id(self))
 
 
 class ToEnter(Wants["_core.RwHold"]):
@@ -64,7 +68,7 @@ class ToEnter(Wants["_core.RwHold"]):
         return self._entry.acquire(seconds)
 
     def give_back(self, taken: _core.RwHold) -> None:
-        taken.release()
+        taken.abandon()
 
     def leave(self) -> None:
         self._entry.leave()

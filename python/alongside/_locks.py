@@ -148,7 +148,9 @@ def this_task() -> int:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return 0
-    return id(asyncio.current_task())
+    # A callback of the loop is none, and belongs to its thread.
+    task = asyncio.current_task()
+    return 0 if task is None else id(task)
 
 
 def _this_task() -> int:
@@ -211,8 +213,8 @@ class RWLock(_core.RWLock):
 RWLock.__module__ = "alongside"
 
 
-# How many holds a thread, or a task, has of a lock.
-_inside: dict[tuple[int, int, str], int] = {}
+# What is held in this process, and its parents'. A set changes and is copied in one step.
+_held: set[Hold] = set()
 
 
 class Hold:
@@ -227,16 +229,19 @@ class Hold:
         self._timeout = timeout
         self._is_writer = is_writer
         self._held: _core.RwHold | None = None
-        self._key = (0, 0, "")
+        # Whether somebody has it, or waits; and who: process, thread, task, and the lock.
+        self._is_used = False
+        self._who = (0, 0, 0, "")
         self.abandoned = False
 
     def __enter__(self) -> Self:
-        self._check_free()
-        self._key = self._who()
-        if self._timeout is None and self._key in _inside:
-            self._keep(self._at_once())
-        else:
-            self._keep(self._lock._acquire(self._is_writer, self._timeout))
+        self._begin()
+        try:
+            is_inside = self._is_inside(is_task=False)
+            self._keep(self._lock._acquire(self._is_writer, self._timeout, is_inside))
+        except BaseException:
+            self._is_used = False
+            raise
         return self
 
     def __exit__(
@@ -247,21 +252,25 @@ class Hold:
     ) -> None:
         held, self._held = self._held, None
         if held is not None:
-            _inside[self._key] -= 1
-            if not _inside[self._key]:
-                del _inside[self._key]
+            _held.discard(self)
+            self._is_used = False
             held.release()
 
     async def __aenter__(self) -> Self:
+        self._begin()
+        try:
+            self._keep(await self._acquired())
+        except BaseException:
+            self._is_used = False
+            raise
+        return self
+
+    async def _acquired(self) -> _core.RwHold:
         from . import _tasks
 
-        self._check_free()
-        until, self._key = _tasks.deadline(self._timeout), self._who()
-        if self._timeout is None and self._key in _inside:
-            self._keep(self._at_once())
-            return self
+        until = _tasks.deadline(self._timeout)
         try:
-            held = self._lock._acquire(self._is_writer, 0)
+            return self._lock._acquire(self._is_writer, 0, self._is_inside(is_task=True))
         except TimedOut as error:
             from ._in_line import ToEnter
 
@@ -269,9 +278,7 @@ class Hold:
             found = await _line(self._lock).wait(wants, until)
             if not found:
                 raise error.with_traceback(None) from None
-            held = found[0]
-        self._keep(held)
-        return self
+            return found[0]
 
     async def __aexit__(
         self,
@@ -281,26 +288,39 @@ class Hold:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    def _check_free(self) -> None:
-        if self._held is not None:
+    def _begin(self) -> None:
+        if self._is_used:
             msg = "this hold is in use\nask the lock for another one"
             raise RuntimeError(msg)
+        self._is_used = True
+        self._who = (os.getpid(), get_ident(), this_task(), self._lock._path)
 
-    def _who(self) -> tuple[int, int, str]:
-        """Give what stands for the thread, or the task, and for the lock."""
-        return os.getpid(), this_task() or get_ident(), self._lock._path
+    def _is_inside(self, *, is_task: bool) -> bool:
+        """Tell whether who asks for this reads already.
 
-    def _at_once(self) -> _core.RwHold:
-        """Take it now: who has it already must not wait, for it would wait for itself."""
-        try:
-            return self._lock._acquire(self._is_writer, 0)
-        except TimedOut:
+        A task waits for itself if it asks for what it has; a thread that waits as a whole, for all
+        that its tasks have.
+
+        Raises:
+            RuntimeError: it would wait for itself, for ever.
+        """
+        _, thread, task, _ = self._who
+        mine = [
+            hold
+            for hold in _held.copy()
+            if hold._who[0] == self._who[0]
+            and hold._who[3] == self._who[3]
+            and (hold._who[2] == task if is_task else hold._who[1] == thread)
+        ]
+        is_alone = self._is_writer or any(hold._is_writer for hold in mine)
+        if mine and is_alone and self._timeout is None:
             msg = (
                 f'the lock "{self._lock.name}" is held by this very thread or task, and would be '
                 "waited for for ever"
             )
-            raise RuntimeError(msg) from None
+            raise RuntimeError(msg)
+        return bool(mine) and not is_alone
 
     def _keep(self, held: _core.RwHold) -> None:
         self._held, self.abandoned = held, held.abandoned
-        _inside[self._key] = _inside.get(self._key, 0) + 1
+        _held.add(self)

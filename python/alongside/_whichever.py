@@ -232,8 +232,11 @@ def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
 
 
 def _begun(name: str) -> Iterator[int]:
-    """Give handles of programs that were started for a name; each says so in its environment."""
-    key, end = UNTIL_PUBLISHED.encode() + b"=", f":{name}".encode()
+    """Give handles of programs that were started for a name, and have yet to publish it.
+
+    Each says so in its environment, which stays; but its stderr is another one when it has.
+    """
+    key = UNTIL_PUBLISHED.encode() + b"="
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
             # What it has started in its turn says the same, and leads no kernel session.
@@ -244,10 +247,20 @@ def _begun(name: str) -> Iterator[int]:
             # Gone.
             continue
         words = _environment_of(pid, handle)
-        if any(word.startswith(key) and word.endswith(end) for word in words):
+        said = [word.removeprefix(key) for word in words if word.startswith(key)]
+        inode, _, of = said[0].partition(b":") if said else (b"", b"", b"")
+        if of == name.encode() and inode == _stderr_of(pid):
             yield handle
         else:
             os.close(handle)
+
+
+def _stderr_of(pid: int) -> bytes:
+    """Give the inode of a process's stderr."""
+    try:
+        return b"%d" % os.stat(f"/proc/{pid}/fd/2").st_ino
+    except OSError:
+        return b""
 
 
 def _environment_of(pid: int, handle: int) -> list[bytes]:

@@ -406,11 +406,20 @@ def test_a_writer_that_waits_goes_before_later_readers(rwlock, puppet):
 
 
 def _may_read(rwlock):
-    try:
-        with rwlock.reading(timeout=0):
-            return True
-    except alongside.TimedOut:
-        return False
+    """Whether another thread may: one that reads already may read again."""
+    found = []
+
+    def read():
+        try:
+            with rwlock.reading(timeout=0):
+                found.append(True)
+        except alongside.TimedOut:
+            found.append(False)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def test_death_frees_readers_and_writers(rwlock, puppet):
@@ -653,6 +662,19 @@ def test_who_would_wait_for_itself_is_told(rwlock):
     with rwlock.writing():
         pass
 
+    def write():
+        with rwlock.writing():
+            pass
+
+    with rwlock.reading():
+        writer = threading.Thread(target=write)
+        writer.start()
+        wait_until(lambda: not _may_read(rwlock))
+        # It would wait for the writer, which waits for it.
+        with rwlock.reading():
+            pass
+    writer.join()
+
     async def main():
         async with rwlock.reading():
             with pytest.raises(RuntimeError, match="for ever"):
@@ -660,8 +682,93 @@ def test_who_would_wait_for_itself_is_told(rwlock):
                     pass
         async with rwlock.writing():
             pass
+        reads, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def read():
+            async with rwlock.reading():
+                reads.set()
+                await goes_on.wait()
+
+        other = asyncio.create_task(read())
+        await reads.wait()
+        # It holds up the thread, and with it the task that reads.
+        with pytest.raises(RuntimeError, match="for ever"):
+            rwlock.writing().__enter__()
+        goes_on.set()
+        await other
 
     asyncio.run(main())
+
+
+def test_callbacks_of_two_loops_are_not_one_and_the_same(rwlock):
+    order = []
+
+    def run(name):
+        loop = asyncio.new_event_loop()
+
+        def callback():
+            with rwlock.writing():
+                order.append(name)
+                order.append(name)
+
+        loop.call_soon(callback)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+
+    threads = [threading.Thread(target=run, args=[name]) for name in ("one", "two")]
+    with rwlock.writing():
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert order in (["one", "one", "two", "two"], ["two", "two", "one", "one"])
+
+
+def test_two_tasks_cannot_use_one_hold(rwlock, puppet):
+    hold = rwlock.reading()
+
+    async def use():
+        async with hold:
+            pass
+
+    async def main():
+        with rwlock.writing():
+            first = asyncio.create_task(use())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="in use"):
+                await use()
+        await first
+
+    asyncio.run(main())
+    puppet().run("with alongside.RWLock('a/b').writing(timeout=0): pass")
+
+
+@pytest.mark.parametrize("kind", ["lock", "rwlock"])
+def test_a_death_that_a_cancelled_task_would_have_heard_of_is_told_the_next(
+    kind, lock, rwlock, puppet
+):
+    other = puppet()
+    other.run("lock = alongside.Lock('a/b'); lock.acquire()")
+    other.run("hold = alongside.RWLock('a/b').writing().__enter__()")
+    take = lock.aacquire if kind == "lock" else rwlock.writing().__aenter__
+
+    async def main():
+        waiter = asyncio.create_task(take())
+        await asyncio.sleep(0)
+        other.kill()
+        # It is taken for the task, which is cancelled before it has its turn.
+        if kind == "lock":
+            wait_until(lock.owner)
+        else:
+            wait_until(lambda: not _may_read(rwlock))
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    asyncio.run(main())
+    with lock if kind == "lock" else rwlock.writing() as held:
+        assert held.abandoned
 
 
 def test_who_waited_too_long_learns_for_whom(lock, puppet):

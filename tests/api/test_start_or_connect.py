@@ -129,6 +129,34 @@ def test_what_a_killed_starter_has_started_may_fail(slow, controller, started, p
     assert other.hear() == pids(started)[1]
 
 
+def test_one_that_has_published_and_stopped_is_not_waited_for(controller, started, puppet):
+    """Its environment says for ever that it was started for the name."""
+    code = """
+import alongside, sys
+alongside.publish("controller", print).revoke()
+print("revoked", flush=True)
+sys.stdin.read()
+"""
+    said = os.memfd_create("alongside-stderr")
+    of = {"ALONGSIDE_STDERR_UNTIL_PUBLISHED": f"{os.fstat(said).st_ino}:controller"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | of,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        start_new_session=True,
+    ) as old:
+        assert old.stdout.readline() == b"revoked\n"
+        killed = puppet()
+        killed.run("lock = alongside.Lock('.start/controller'); lock.acquire()")
+        killed.kill()
+        with start_or_connect("controller", controller, timeout=None) as session:
+            assert [ask(session)[0]] == pids(started)
+        old.stdin.close()
+    os.close(said)
+
+
 def test_a_program_of_another_name_is_not_waited_for(slow, controller, started, puppet):
     starter = puppet()
     starter.say(f"alongside.start_or_connect('x/controller', {slow!r}, timeout=None)")

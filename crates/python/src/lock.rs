@@ -8,7 +8,7 @@ use alongside_core::directory::seeking::check_name as core_check_name;
 use alongside_core::shared::PATIENCE;
 use alongside_core::shared::lock::{Lock as CoreLock, owners};
 use alongside_core::shared::rwlock::{
-    RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock,
+    RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock, Way,
 };
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyRuntimeError;
@@ -358,16 +358,29 @@ impl RwLock {
         &self.opening.name
     }
 
-    fn _acquire(&self, py: Python<'_>, is_writer: bool, timeout: Option<f64>) -> PyResult<RwHold> {
+    #[pyo3(signature = (is_writer, timeout, is_inside=false))]
+    fn _acquire(
+        &self,
+        py: Python<'_>,
+        is_writer: bool,
+        timeout: Option<f64>,
+        is_inside: bool,
+    ) -> PyResult<RwHold> {
         let until = deadline(timeout)?;
-        let mut entry = self.core(py)?.entry(is_writer);
+        let way = match (is_writer, is_inside) {
+            (true, _) => Way::Writer,
+            (false, true) => Way::ReaderInside,
+            (false, false) => Way::Reader,
+        };
+        let mut entry = self.core(py)?.entry(way);
         alongside_sys::look_again_soon();
         wait_for(py, &self.opening.name, &mut entry, until)
     }
 
     /// Somebody who waits now and then.
     fn _entry(&self, py: Python<'_>, is_writer: bool) -> PyResult<RwEntry> {
-        let core = Mutex::new(self.core(py)?.entry(is_writer));
+        let way = if is_writer { Way::Writer } else { Way::Reader };
+        let core = Mutex::new(self.core(py)?.entry(way));
         Ok(RwEntry { name: self.opening.name.clone(), core })
     }
 
@@ -431,6 +444,12 @@ impl RwHold {
     fn release(&self, py: Python<'_>) {
         let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(hold));
+    }
+
+    /// Leaves it as it was found: the next one is told the same.
+    fn abandon(&self, py: Python<'_>) {
+        let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| hold.map(CoreHold::abandon));
     }
 }
 

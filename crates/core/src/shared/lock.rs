@@ -149,6 +149,12 @@ impl Record {
     }
 }
 
+/// Says that nobody has it, and leaves the word odd.
+pub(crate) fn leave_to_nobody(file: &Fd) -> Result<(), Errno> {
+    let record = Record::read(file)?;
+    Record { pid: 0, begun: 0, ..record }.write(file)
+}
+
 /// Whether who had it has ended with it, of a lock that nobody holds.
 pub(crate) fn is_abandoned(file: &Fd) -> bool {
     Record::read(file).is_ok_and(|record| record.is_taken())
@@ -380,10 +386,7 @@ impl Shared {
     /// Gives the file's lock back, and leaves the word as it is. Who waits looks by itself.
     fn leave_odd(&self) -> Result<(), Errno> {
         self.taker.store(0, Ordering::Relaxed);
-        let nobody = Record::read(&self.held.file).and_then(|record| {
-            let nobody = Record { pid: 0, begun: 0, ..record };
-            nobody.write(&self.held.file)
-        });
+        let nobody = leave_to_nobody(&self.held.file);
         file::unlock_whole(&self.held.file)?;
         nobody
     }

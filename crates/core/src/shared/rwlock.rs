@@ -54,9 +54,20 @@ pub struct RwLock {
 #[derive(Debug)]
 pub struct RwEntry {
     lock: RwLock,
-    is_writer: bool,
+    way: Way,
     /// Opened when it begins to wait.
     file: Option<Fd>,
+}
+
+/// How somebody comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As a reader, behind writers that wait.
+    Reader,
+    /// As a reader who is in the room already, and so need not pass writers that wait at the door.
+    ReaderInside,
+    /// As the writer.
+    Writer,
 }
 
 /// What somebody has of it until this is dropped.
@@ -65,6 +76,7 @@ pub struct RwHold {
     file: Fd,
     shared: Arc<Shared>,
     is_writer: bool,
+    leaves_odd: bool,
     /// Whether the last writer was killed.
     pub abandoned: bool,
 }
@@ -91,8 +103,8 @@ impl RwLock {
     }
 
     /// Somebody who is about to come in.
-    pub fn entry(&self, is_writer: bool) -> RwEntry {
-        RwEntry { lock: self.clone(), is_writer, file: None }
+    pub fn entry(&self, way: Way) -> RwEntry {
+        RwEntry { lock: self.clone(), way, file: None }
     }
 
     fn enter(&self, file: Fd, is_writer: bool) -> Result<RwHold, Error> {
@@ -104,7 +116,8 @@ impl RwLock {
             signed.map_err(|errno| self.shared.held.failed(errno))?;
         }
         self.shared.holds.fetch_add(1, Ordering::Relaxed);
-        Ok(RwHold { file, shared: Arc::clone(&self.shared), is_writer, abandoned })
+        let (shared, leaves_odd) = (Arc::clone(&self.shared), false);
+        Ok(RwHold { file, shared, is_writer, leaves_odd, abandoned })
     }
 }
 
@@ -119,8 +132,8 @@ impl RwEntry {
                 file::open_again(&shared.held.file).map_err(|errno| shared.held.failed(errno))?
             }
         };
-        match wait(&shared, &file, self.is_writer, until) {
-            Ok(()) => self.lock.enter(file, self.is_writer),
+        match wait(&shared, &file, self.way, until) {
+            Ok(()) => self.lock.enter(file, self.way == Way::Writer),
             Err(error) => {
                 self.file = Some(file);
                 Err(error)
@@ -135,14 +148,14 @@ impl RwEntry {
 }
 
 /// Waits until it is in the room.
-fn wait(shared: &Shared, file: &Fd, is_writer: bool, until: Deadline) -> Result<(), Error> {
+fn wait(shared: &Shared, file: &Fd, way: Way, until: Deadline) -> Result<(), Error> {
     let attention = Attention::new();
-    if shared.held.is_left() {
-        return Err(lock::ending(&shared.held));
-    }
     loop {
+        if shared.held.is_left() {
+            return Err(lock::ending(&shared.held));
+        }
         let record = Record::of(&shared.held, file, shared.number)?;
-        if try_enter(file, is_writer).map_err(|errno| shared.held.failed(errno))? {
+        if try_enter(file, way).map_err(|errno| shared.held.failed(errno))? {
             return Ok(());
         }
         if until.is_over() {
@@ -157,9 +170,13 @@ fn wait(shared: &Shared, file: &Fd, is_writer: bool, until: Deadline) -> Result<
 }
 
 /// Goes through the door into the room, if nobody is in the way.
-fn try_enter(file: &Fd, is_writer: bool) -> Result<bool, Errno> {
+fn try_enter(file: &Fd, way: Way) -> Result<bool, Errno> {
+    let is_writer = way == Way::Writer;
     let (how, (_, bytes)) =
         if is_writer { (Hold::Alone, signed(0)) } else { (Hold::Shared, (0, 1)) };
+    if way == Way::ReaderInside {
+        return file::lock(file, how, ROOM_AT, bytes);
+    }
     // A writer that has the door keeps it until it is in.
     if !file::lock(file, how, DOOR_AT, bytes)? {
         return Ok(false);
@@ -176,6 +193,11 @@ impl RwHold {
     pub fn is_ours(&self) -> bool {
         self.file.is_ours()
     }
+
+    /// Leaves it as who ends with it: the next one is told what this one was.
+    pub fn abandon(mut self) {
+        self.leaves_odd = self.is_writer && self.abandoned;
+    }
 }
 
 impl Drop for RwHold {
@@ -186,8 +208,11 @@ impl Drop for RwHold {
         self.shared.holds.fetch_sub(1, Ordering::Relaxed);
         let words = &self.shared.words;
         // L2 of `lock.rs`: the word is even before anybody else can come in.
-        let step = if self.is_writer { 1 } else { 2 };
-        let _ = words.add_and_wake(WORD_AT, step, 0);
+        if self.leaves_odd {
+            let _ = lock::leave_to_nobody(&self.file);
+        } else {
+            let _ = words.add_and_wake(WORD_AT, if self.is_writer { 1 } else { 2 }, 0);
+        }
         let _ = file::unlock(&self.file, ROOM_AT, 1 << 32);
         words.wake_all(WORD_AT);
     }
