@@ -9,6 +9,7 @@ ends before that, it asks again: the first one knows by the id what its handler 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -26,9 +27,7 @@ from ._until import Until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 
     from ._core import Peer
     from ._publish import Registration
@@ -201,12 +200,15 @@ class Instance(Closing):
             session = connect(_PREFIX + self.name, timeout=until.left(), scope=scope)
         except _GONE:
             return False
-        with _Visiting(session) as visiting:
-            session.send(visit, timeout=until.left())
-            # What the handler says to this program meanwhile is kept for it.
-            (report,) = session._receive_report(until.left(), keep=True)
-            self._has_visited(session, report)
-        return not visiting.has_ended
+        try:
+            with _kept_if_all_goes_well(session):
+                session.send(visit, timeout=until.left())
+                # What the handler says to this program meanwhile is kept for it.
+                (report,) = session._receive_report(until.left(), keep=True)
+                self._has_visited(session, report)
+        except SessionEnded:
+            return False
+        return True
 
     async def _atry_visit(self, scope: Scope, visit: dict[str, Any], until: Until) -> bool:
         """Do what `_try_visit` does, as a task."""
@@ -216,11 +218,14 @@ class Instance(Closing):
             session = await aconnect(_PREFIX + self.name, timeout=until.left(), scope=scope)
         except _GONE:
             return False
-        with _Visiting(session) as visiting:
-            await session.asend(visit, timeout=until.left())
-            report = await areceive_report(session, until.left(), keep=True)
-            self._has_visited(session, report)
-        return not visiting.has_ended
+        try:
+            with _kept_if_all_goes_well(session):
+                await session.asend(visit, timeout=until.left())
+                report = await areceive_report(session, until.left(), keep=True)
+                self._has_visited(session, report)
+        except SessionEnded:
+            return False
+        return True
 
     def _has_visited(self, session: Session, report: Any) -> None:
         if report is not None:
@@ -230,27 +235,13 @@ class Instance(Closing):
         self.session = session
 
 
-class _Visiting:
-    """Closes a session if the visit comes to nothing."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        # The first one has ended, or closed, before it has said a word.
-        self.has_ended = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if error is not None:
-            self._session.close(timeout=0)
-        self.has_ended = isinstance(error, SessionEnded)
-        return self.has_ended
+@contextlib.contextmanager
+def _kept_if_all_goes_well(session: Session) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        session.close(timeout=0)
+        raise
 
 
 Instance.__module__ = "alongside"

@@ -17,7 +17,7 @@ use crate::shared::gate::{self, Gates};
 use crate::shared::{PATIENCE, cell, lock, rwlock};
 
 /// Where the bytes are that holders lock: each that of its process's number.
-pub(crate) const HOLDERS: (u64, u64) = (1 << 40, 1 << 32);
+const HOLDERS: (u64, u64) = (1 << 40, 1 << 32);
 /// So many files are looked at by who makes one: those of the dead are removed.
 const SWEPT_AT_ONCE: usize = 16;
 
@@ -206,12 +206,12 @@ fn is_held(file: &Fd) -> Result<bool, Errno> {
     file::is_held(file, Hold::Alone, HOLDERS.0, HOLDERS.1)
 }
 
-impl Held {
-    /// Whether that process holds it, too. Of this one it cannot be asked.
-    pub(crate) fn is_held_by(&self, pid: u32) -> Result<bool, Errno> {
-        file::is_held(&self.file, Hold::Alone, HOLDERS.0 + u64::from(pid), 1)
-    }
+/// Whether that process holds it, by another open file than this one.
+pub(crate) fn is_held_by(file: &Fd, pid: u32) -> Result<bool, Errno> {
+    file::is_held(file, Hold::Alone, HOLDERS.0 + u64::from(pid), 1)
+}
 
+impl Held {
     fn new(wanted: Wanted, file: Fd, home: Home, directory: Directory) -> Result<Held, Error> {
         let failed = |errno| Error::File(directory.path().to_owned(), errno);
         let identity = file::facts_of(&file).map_err(failed)?.identity();

@@ -34,7 +34,7 @@ use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
 use crate::shared::gate::Attention;
-use crate::shared::held::{Content, HOLDERS, Held, Kind, Once, Wanted, living};
+use crate::shared::held::{Content, Held, Kind, Once, Wanted, is_held_by, living};
 
 /// Where the record is: the file's number, the word, the process and when it began.
 const RECORD_AT: u64 = 248;
@@ -320,7 +320,9 @@ impl Lock {
         // A process that has run another program since is the same, and has nothing any more.
         let has_it = || match record.pid == own_pid() {
             true => Ok(self.taker() != 0),
-            false => shared.held.is_held_by(record.pid).map_err(|errno| shared.held.failed(errno)),
+            false => {
+                is_held_by(&shared.held.file, record.pid).map_err(|errno| shared.held.failed(errno))
+            }
         };
         let is_owned = record.is_taken() && lives() && has_it()?;
         Ok(is_owned.then_some((record.pid, record.begun)))
@@ -417,8 +419,7 @@ pub fn owners(scope: &Scope) -> Result<Vec<(String, u32)>, Error> {
             };
             if let (Some(name), Ok(record)) = (name, Record::read(file))
                 && record.is_taken()
-                && file::is_held(file, file::Hold::Alone, HOLDERS.0 + u64::from(record.pid), 1)
-                    == Ok(true)
+                && is_held_by(file, record.pid) == Ok(true)
             {
                 found.push((name, record.pid));
             }
