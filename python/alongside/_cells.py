@@ -92,8 +92,10 @@ class Cell(_core.Cell["_T"], Closing):
             /,
             *,
             scope: Scope = "user",
+            max_size: int = 65536,
+            type: type[_T] | None = None,
             allow: Iterable[int | str] = (),
-            **said: Any,
+            _make: bool = True,
         ) -> Any:
             """Open a cell; one of another user's can be read only, and is a `DistantCell`."""
             if scope == "machine" and isinstance(name, str) and "@" in name:
@@ -101,7 +103,7 @@ class Cell(_core.Cell["_T"], Closing):
 
                 own = own_name(name)
                 if own is None:
-                    return DistantCell(name, said.get("type"))
+                    return DistantCell(name, type)
                 name = own
             if allow and scope != "machine":
                 msg = (
@@ -109,7 +111,9 @@ class Cell(_core.Cell["_T"], Closing):
                     'Cell(..., scope="machine") is for several users'
                 )
                 raise ValueError(msg)
-            return super().__new__(cls, name, scope=scope, **said)
+            return super().__new__(
+                cls, name, scope=scope, max_size=max_size, type=type, _make=_make
+            )
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor] - `allow` is of this one
         self,

@@ -102,7 +102,7 @@ class Corrupt(AlongsideError):
 
 
 class TooLarge(AlongsideError, ValueError):
-    """The message is longer than the session allows."""
+    """A message is longer than the session allows, or a value than its cell has room for."""
 
 
 class Invalid(AlongsideError, ValueError):

@@ -77,6 +77,7 @@ def start_or_connect(
             what it said.
         TimedOut: it has not published the name, or not answered, before the deadline.
         OSError: it cannot be run.
+        TypeError: `hello` cannot be sent. Nothing was started.
         Denied, Incompatible, ValueError: see `connect`.
 
     Example:
@@ -105,6 +106,8 @@ def _whichever(
     session = _running(name, scope, until)
     if session is None:
         words = _command(command, None)
+        # Before anything is started for it.
+        _core.check_message(hello)
         session = _start_once(short_name(name), words, until, scope=scope, detached=detached)
     if hello is not None:
         try:

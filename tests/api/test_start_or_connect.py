@@ -71,6 +71,12 @@ def test_hello_is_the_first_message(controller):
         assert session.receive(timeout=60)[1] == {"first": 1}
 
 
+def test_nothing_is_started_for_a_hello_that_cannot_be_sent(controller, started):
+    with pytest.raises(TypeError, match=r"data\[0\]"):
+        start_or_connect("controller", controller, hello=[object()])
+    assert pids(started) == []
+
+
 def test_one_that_was_killed_is_started_anew(controller, started):
     with start_or_connect("controller", controller) as session:
         first = ask(session)[0]

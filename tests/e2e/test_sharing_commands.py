@@ -145,6 +145,13 @@ def test_a_cell_without_a_value_is_status_1(holder):
     assert says("cell", "get", "a") == "now\n"
 
 
+def test_a_value_without_room_is_told_in_the_words_of_the_command_line(holder):
+    told = fails(1, "cell", "hold", "a", "1234", "--max-size", "3")
+    assert "a value of 5 bytes" in told
+    assert "--max-size" in told
+    assert "alongside.Cell" not in told
+
+
 def test_a_cell_is_held_while_a_command_runs():
     code = 'alongside cell get "$ALONGSIDE_CELL"; exit 5'
     environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}

@@ -139,6 +139,13 @@ impl<'py> Payload<'py> {
     }
 }
 
+/// Raises what sending this would raise, whatever it is sent through.
+#[pyfunction]
+#[pyo3(signature = (data, /))]
+pub(crate) fn check_message(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    Payload::of(data, None).map(drop)
+}
+
 /// Where something to be sent lies already: in memory that the session has lent to the program here.
 pub(crate) struct Place<'py> {
     pub(crate) block: Bound<'py, Block>,

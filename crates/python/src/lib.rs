@@ -60,6 +60,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(lock::check_name, module)?)?;
     module.add_function(wrap_pyfunction!(cell::cell_names, module)?)?;
     module.add_function(wrap_pyfunction!(cell::leave_shared, module)?)?;
+    module.add_function(wrap_pyfunction!(encode::check_message, module)?)?;
     module.add_function(wrap_pyfunction!(start::start, module)?)?;
     module.add_function(wrap_pyfunction!(start::run, module)?)?;
     module.add_function(wrap_pyfunction!(start::adopt, module)?)?;

@@ -359,25 +359,26 @@ def _json(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _seconds(text: str) -> float | None:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
     # What is not a number is not that, either.
     if not seconds >= 0:
-        raise ValueError
+        msg = f"{text!r} is no number of seconds, 0 or more, or inf"
+        raise argparse.ArgumentTypeError(msg)
     return None if seconds == float("inf") else seconds
 
 
 def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError
-    return count
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        msg = f"{text!r} is no whole number, 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def _user(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() else text
-
-
-# argparse names them in its errors: invalid seconds value: 'x'
-_seconds.__name__, _count.__name__ = "seconds", "count"
 
 
 def _version() -> str:

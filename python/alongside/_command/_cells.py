@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _core
 from .._cells import Cell
-from .._errors import Corrupt, NotFound
+from .._errors import Corrupt, NotFound, TooLarge
 from ._data import given
 from ._printing import Reader, note, printable, say_json, say_message, say_table
 from ._running import run
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def cell(options: Namespace) -> int:
     """Do what the command line says with a cell."""
     actions = {"get": _get, "set": _set, "hold": _hold, "watch": _watch, "ls": _ls}
-    return actions[options.action](options)
+    try:
+        return actions[options.action](options)
+    except TooLarge as error:
+        too_large, *_ = str(error).splitlines()
+        msg = f"{too_large}\n`alongside cell hold` has --max-size for that; all have to open it so"
+        raise TooLarge(msg) from None
 
 
 def _existing(options: Namespace) -> Cell[Any]:

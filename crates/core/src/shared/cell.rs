@@ -178,7 +178,9 @@ impl Cell {
     /// Opens a cell, or makes one without a value if nobody holds it.
     pub fn open(name: &str, scope: &Scope, most: u64, until: Deadline) -> Result<Cell, Error> {
         if most > MOST_CELL_BYTES {
-            return Err(Error::Rule(format!("max_size is {most}, it can be {MOST_CELL_BYTES}")));
+            return Err(Error::Rule(format!(
+                "max_size is {most}, it can be {MOST_CELL_BYTES} at most"
+            )));
         }
         let wanted = Wanted { kind: Kind::Cell, scope: scope.clone(), name: checked(name)? };
         Cell::of(wanted.open_or_make(&Shape { most }, until)?)
