@@ -37,7 +37,7 @@ _log = logging.getLogger("alongside")
 # What is told of a handler's failure is cut to its end, where the reason is.
 _TRACEBACK_CHARACTERS = 8000
 # Of a program that `start_or_connect` has started: the inode of its stderr, which is kept until it
-# has published a name, a colon, and that name.
+# has published a name, the scope, and that name, with colons between.
 UNTIL_PUBLISHED = "ALONGSIDE_STDERR_UNTIL_PUBLISHED"
 # What stands before a group where users are expected.
 _GROUP = "group:"
@@ -426,14 +426,14 @@ def publish(
     atexit.unregister(_core.leave_directories)
     atexit.register(_core.leave_directories)
     if UNTIL_PUBLISHED in os.environ:
-        _quieten(name)
+        _quieten(f"{scope}:{name}")
     return registration
 
 
-def _quieten(name: str) -> None:
-    """Let what this program says to stderr go: whoever started it has waited for this name."""
+def _quieten(published: str) -> None:
+    """Let what this program says to stderr go, if whoever started it has waited for this name."""
     inode, _, awaited = os.environ[UNTIL_PUBLISHED].partition(":")
-    if name != awaited:
+    if published != awaited:
         return
     del os.environ[UNTIL_PUBLISHED]
     try:

@@ -12,11 +12,11 @@ from typing import Any
 
 from . import _core
 from ._cells import Cell
-from ._directory import connect, find, short_name
+from ._directory import _call, connect, find, short_name
 from ._errors import NotFound, SessionEnded, StartFailed, TimedOut
 from ._locks import Lock
 from ._publish import UNTIL_PUBLISHED
-from ._session import limit
+from ._session import Session, limit, remember
 from ._start import _STDERR_IN_TEXT, _STDERR_SHOWN, _command, _complete, _environment
 from ._until import Until, ready
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ._core import Peer
-    from ._session import Session
     from ._start import _Command
     from ._types import Scope
     from ._watch import Watch
@@ -145,12 +144,31 @@ async def astart_or_connect(
 def _running(name: str, scope: Scope, until: Until) -> Session | None:
     """Give a session with the program that runs under a name; None if none does."""
     try:
+        if until.may_be_called_off:
+            return _connect(name, scope, until)
         return connect(name, timeout=until.left(), scope=scope)
     except NotFound:
         return None
     except SessionEnded:
         # It has ended while it was called.
         return None
+
+
+def _connect(name: str, scope: Scope, until: Until) -> Session:
+    """Do what `connect` does, until it is called off."""
+    call = _call(name, scope, None, None)
+    while True:
+        connection, descriptor = call.step()
+        if connection is not None:
+            session = Session(connection, None)
+            remember(session)
+            return session
+        if descriptor is not None:
+            ready(until, descriptor)
+        else:
+            ready(until.at_most(call.pause()))
+        if until.left() == 0:
+            call.give_up()
 
 
 def _start_once(
@@ -175,7 +193,7 @@ def _start_once(
                 # Somebody has tried while this one waited: it would fail again.
                 if failures._version() > seen:
                     raise _failed(words, *failures.get())
-                program = _Program(name, words, detached=detached)
+                program = _Program(name, scope, words, detached=detached)
                 try:
                     session = program.connect(name, scope, until)
                 except StartFailed as error:
@@ -219,7 +237,7 @@ def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
     """
     from ._watch import watch
 
-    for handle in _begun(name):
+    for handle in _begun(_awaited(name, scope)):
         try:
             with watch(name, scope=scope) as names:
                 while not _is_callable(name, scope):
@@ -234,7 +252,12 @@ def _wait_for_begun(name: str, scope: Scope, until: Until) -> None:
             os.close(handle)
 
 
-def _begun(name: str) -> Iterator[int]:
+def _awaited(name: str, scope: Scope) -> str:
+    """Give what a program is started for, as its environment says it."""
+    return f"{scope}:{name}"
+
+
+def _begun(awaited: str) -> Iterator[int]:
     """Give handles of programs that were started for a name, and have yet to publish it.
 
     Each says so in its environment, which stays; but its stderr is another one when it has.
@@ -252,7 +275,7 @@ def _begun(name: str) -> Iterator[int]:
         words = _environment_of(pid, handle)
         said = [word.removeprefix(key) for word in words if word.startswith(key)]
         inode, _, of = said[0].partition(b":") if said else (b"", b"", b"")
-        if of == name.encode() and inode == _stderr_of(pid):
+        if of == awaited.encode() and inode == _stderr_of(pid):
             yield handle
         else:
             os.close(handle)
@@ -304,22 +327,22 @@ class _Program:
     # It has ended, and left another program behind.
     _has_ended = False
 
-    def __init__(self, name: str, words: list[str], *, detached: bool) -> None:
+    def __init__(self, name: str, scope: Scope, words: list[str], *, detached: bool) -> None:
         self._words = words
         self._detached = detached
         self._said = os.memfd_create("alongside-stderr")
         try:
-            self._child = self._run(name)
+            self._child = self._run(_awaited(name, scope))
         except BaseException as error:
             os.close(self._said)
             _complete(error, words, None)
             raise
 
-    def _run(self, name: str) -> _core.Child:
+    def _run(self, awaited: str) -> _core.Child:
         """Start it. It has this program's lock until it runs, so that nobody overlooks it."""
         if not self._detached:
             return _core.run(self._words, _environment(None), (None, None, None), False)
-        until_then = f"{os.fstat(self._said).st_ino}:{name}"
+        until_then = f"{os.fstat(self._said).st_ino}:{awaited}"
         environment = _environment({**os.environ, UNTIL_PUBLISHED: until_then})
         nothing = os.open(os.devnull, os.O_RDWR)
         try:

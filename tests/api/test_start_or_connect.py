@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import alongside
@@ -144,7 +145,7 @@ print("revoked", flush=True)
 sys.stdin.read()
 """
     said = os.memfd_create("alongside-stderr")
-    of = {"ALONGSIDE_STDERR_UNTIL_PUBLISHED": f"{os.fstat(said).st_ino}:controller"}
+    of = {"ALONGSIDE_STDERR_UNTIL_PUBLISHED": f"{os.fstat(said).st_ino}:user:controller"}
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ | of,
@@ -163,9 +164,14 @@ sys.stdin.read()
     os.close(said)
 
 
-def test_a_program_of_another_name_is_not_waited_for(slow, controller, started, puppet):
+@pytest.mark.parametrize("other", ["'x/controller', scope='user'", "'controller', scope='login'"])
+def test_a_program_of_another_name_is_not_waited_for(
+    other, slow, controller, started, puppet, monkeypatch
+):
+    monkeypatch.setenv("ALONGSIDE_LOGIN", "of-a-test")
+    name, scope = other.split(", ")
     starter = puppet()
-    starter.say(f"alongside.start_or_connect('x/controller', {slow!r}, timeout=None)")
+    starter.say(f"alongside.start_or_connect({name}, {slow!r}, {scope}, timeout=None)")
     wait_until(lambda: pids(started))
     # This name's starter has started nothing.
     killed = puppet()
@@ -220,6 +226,28 @@ def test_a_task_that_is_cancelled_leaves_nothing_running(slow, started):
     asyncio.run(main())
     wait_until(lambda: has_ended(pids(started)[0]))
     assert len(pids(started)) == 1
+
+
+def test_a_task_that_is_cancelled_waits_for_no_answer(controller, started):
+    with start_or_connect("controller", controller):
+        pass
+    os.kill(pids(started)[0], signal.SIGSTOP)
+
+    def asks():
+        return [it for it in threading.enumerate() if it.name == "alongside: task"]
+
+    async def main():
+        asking = asyncio.create_task(
+            alongside.astart_or_connect("controller", controller, timeout=None)
+        )
+        while not asks():
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(main())
+    wait_until(lambda: not asks())
 
 
 def test_who_waits_for_another_s_start_is_told_so(slow, go, started, puppet):
