@@ -21,7 +21,7 @@ from typing import Any
 from ._closing import Closing
 from ._directory import aconnect, connect, short_name
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
-from ._locks import Lock
+from ._locks import Lock, is_stopped
 from ._session import limit
 from ._until import Until
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 
     from ._core import Peer
+    from ._door import Door
     from ._publish import Registration
     from ._session import Session
     from ._types import Scope
@@ -44,6 +45,12 @@ _PREFIX = ".only/"
 _REMEMBERED = 10_000
 # How soon to look again for who was first and cannot be reached: it has just begun, or just ended.
 _LOOK_AGAIN_S = 0.001
+_LOOK_AGAIN_AT_LAST_S = 0.05
+_SLOWER = 1.2
+# Said if the first one does not answer.
+_WHAT_IT_HAS_TO_DO = (
+    "it has to call on_other(...), its loop has to run, and what on_other calls has to end"
+)
 
 
 # How it shows that there is no first one any more, or not yet.
@@ -92,9 +99,11 @@ class Instance(Closing):
         self.name = name
         self.session: Session | None = None
         self._lock: Lock | None = None
+        # That which it has, or is about to have.
+        self._asked: Lock | None = None
         self._registration: Registration | None = None
+        self._door: Door | None = None
         self._handler: _OnOther | None = None
-        self._loop: Loop | None = None
         # Who has come and waits until there is a handler.
         self._waiting: list[Session] = []
         # From then on nobody is let in who was on the way.
@@ -126,32 +135,65 @@ class Instance(Closing):
             what = "is closed" if self._is_closed else "is not the first"
             msg = f"this instance of {self.name!r} {what}: nobody comes here"
             raise RuntimeError(msg)
-        if callback is not None:
-            from ._callbacks import place
+        from ._callbacks import place
 
-            on = place(on, callback)
-        with self._changing:
-            self._handler, self._loop = callback, on
-            waiting, self._waiting = self._waiting, []
-        for session in waiting:
-            self._greet(session)
+        self._move(callback, place(on if callback is not None else None, callback))
 
-    def _greet(self, session: Session) -> None:
-        """Have a later instance's visit handled; called for each that connects."""
-        with self._changing:
-            handler, loop, is_closed = self._handler, self._loop, self._is_closed
-            if handler is None and not is_closed:
-                self._waiting.append(session)
+    def _move(self, handler: _OnOther | None, loop: Loop) -> None:
+        """Let later instances in on a loop, and have a handler called there."""
+        from ._door import Door
+
+        while (registration := self._registration) and (old := self._door):
+            is_new = old.loop != loop
+            door = Door(registration, loop, self._welcome, self._loop_ended) if is_new else old
+            with self._changing:
+                has_moved = self._door is old
+                if has_moved:
+                    self._handler, self._door = handler, door
+                    registration._callers = door
+            if is_new:
+                # In another thread somebody else may have closed it, or moved it.
+                (old if has_moved else door).stop()
+            if has_moved:
+                door.knock()
                 return
-        if handler is None:
-            # It asks whoever is the first by then.
-            session.close(timeout=0)
-            return
+
+    def _loop_ended(self, door: Door) -> None:
+        """Go on without a handler where its loop has ended."""
+        from ._callbacks import default
+
+        if door is self._door:
+            self._move(None, default())
+
+    def _welcome(self, door: Door, session: Session | None) -> None:
+        """Have visits handled: that of who has just come, and of those who have waited."""
+        with self._changing:
+            if session is not None:
+                self._waiting.append(session)
+            # Who comes through a door that was open before is for the one that is open now.
+            handler, now = self._handler, self._door
+            is_for_later = not self._is_closed and (door is not now or handler is None)
+            taken = [it for it in self._waiting if not is_for_later or not it.alive]
+            self._waiting = [it for it in self._waiting if it not in taken]
+        for other in taken:
+            if handler is not None and other.alive:
+                self._receive(other, handler, door.loop)
+            else:
+                # It has given up, or asks whoever is the first by then.
+                other.close(timeout=0)
+        if door is not now and now is not None:
+            now.knock()
+
+    def _receive(self, session: Session, handler: _OnOther, loop: Loop) -> None:
         try:
+            session._may_be_dropped = True
             session.on_message(_Reception(session, handler, self._had), on=loop)
             # Something has the session until the other side ends it, if not the program.
             session.on_close(_let_go, on=loop)
         except SessionEnded:
+            session.close(timeout=0)
+        except Exception:
+            _log.exception("a later instance is turned away, by %r", self)
             session.close(timeout=0)
 
     def close(self) -> None:
@@ -160,17 +202,17 @@ class Instance(Closing):
         if self._pid != os.getpid():
             # A forked child has nothing of it.
             return
+        with self._changing:
+            self._is_closed, self._handler, self._door = True, None, None
+            waiting, self._waiting = self._waiting, []
         if self._registration is not None:
             registration, self._registration = self._registration, None
             registration.revoke()
-        with self._changing:
-            self._is_closed, self._handler = True, None
-            waiting, self._waiting = self._waiting, []
         for session in waiting:
             session.close(timeout=0)
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            lock._release_for(id(self))
+        self._lock = None
+        if self._asked is not None and self._asked._is_taken_by(id(self)):
+            self._asked._release_for(id(self))
         if self.session is not None:
             self.session.close()
 
@@ -181,16 +223,19 @@ class Instance(Closing):
     # ---- becoming one or the other ---------------------------------------------------------------
 
     def _try_first(self, scope: Scope) -> bool:
-        from ._publish import publish
-
-        lock = Lock(_PREFIX + self.name, scope=scope)
+        self._asked = lock = Lock(_PREFIX + self.name, scope=scope)
         if not lock._try_acquire_for(id(self)):
             return False
-        try:
-            self._registration = publish(_PREFIX + self.name, on_connect=self._greet, scope=scope)
-        except BaseException:
-            lock._release_for(id(self))
-            raise
+        from ._callbacks import default
+        from ._door import Door
+        from ._publish import entry_of, registered
+
+        def door(registration: Registration, loop: Loop) -> Door:
+            self._door = Door(registration, loop, self._welcome, self._loop_ended)
+            return self._door
+
+        name, what = _PREFIX + self.name, entry_of(connects=True)
+        self._registration = registered(name, scope, what, default(), door)
         self._lock = lock
         return True
 
@@ -346,17 +391,13 @@ def only(
         True
     """
     instance, visit, until = Instance(short_name(name)), _visit(argv, env), Until(limit(timeout))
-    while not instance._try_first(scope):
-        try:
-            if instance._try_visit(scope, visit, until):
+    with _given_up_if_it_fails(instance, scope):
+        for nap in _naps():
+            if instance._try_first(scope) or instance._try_visit(scope, visit, until):
                 break
-        except TimedOut:
-            raise _not_taken(name, scope) from None
-        if until.left() == 0:
-            raise _not_taken(name, scope)
-        # It has just begun, and can be reached soon; or just ended.
-        time.sleep(_LOOK_AGAIN_S)
-    _open.add(instance)
+            if until.left() == 0:
+                raise TimedOut
+            time.sleep(nap)
     return instance
 
 
@@ -396,23 +437,47 @@ async def aonly(
     from ._tasks import pause
 
     instance, visit, until = Instance(short_name(name)), _visit(argv, env), Until(limit(timeout))
-    while not instance._try_first(scope):
-        try:
-            if await instance._atry_visit(scope, visit, until):
+    with _given_up_if_it_fails(instance, scope):
+        for nap in _naps():
+            if instance._try_first(scope) or await instance._atry_visit(scope, visit, until):
                 break
-        except TimedOut:
-            raise _not_taken(name, scope) from None
-        if until.left() == 0:
-            raise _not_taken(name, scope)
-        await pause(_LOOK_AGAIN_S, None)
-    _open.add(instance)
+            if until.left() == 0:
+                raise TimedOut
+            await pause(nap, None)
     return instance
+
+
+@contextlib.contextmanager
+def _given_up_if_it_fails(instance: Instance, scope: Scope) -> Generator[None]:
+    """Keep an instance for the process, unless there is an error; also Ctrl-C is one."""
+    try:
+        yield
+        _open.add(instance)
+    except BaseException as error:
+        instance.close()
+        if isinstance(error, TimedOut):
+            raise _not_taken(instance.name, scope) from None
+        raise
+
+
+def _naps() -> Generator[float]:
+    """Give how soon to look again: the first has just begun, or ended; or turns everybody away."""
+    nap = _LOOK_AGAIN_S
+    while True:
+        yield nap
+        nap = min(nap * _SLOWER, _LOOK_AGAIN_AT_LAST_S)
 
 
 def _not_taken(name: str, scope: Scope) -> TimedOut:
     owner = Lock(_PREFIX + name, scope=scope).owner()
-    who = "the first instance" if owner is None else f"the first instance, process {owner.pid},"
+    if owner is None:
+        who, why = "the first instance", _WHAT_IT_HAS_TO_DO
+    elif owner.pid == os.getpid():
+        who, why = "this very process, the first instance", _WHAT_IT_HAS_TO_DO
+    elif is_stopped(owner.pid):
+        who, why = f"process {owner.pid}, the first instance", "it is stopped; kill -CONT it"
+    else:
+        who, why = f"process {owner.pid}, the first instance", _WHAT_IT_HAS_TO_DO
     return TimedOut(
-        f"{who} of {name!r} has not taken what this one was asked for before the deadline\n"
-        "it has to call on_other(...), its loop has to run, and what on_other calls has to end"
+        f"{who} of {name!r}, has not taken what this one was asked for before the deadline\n{why}"
     )

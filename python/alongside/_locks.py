@@ -118,12 +118,12 @@ def not_free(name: str, owner: Peer | None) -> TimedOut:
     """Give the error of who has waited too long for a lock."""
     has_it = ""
     if owner is not None:
-        how = ", and is stopped" if _is_stopped(owner.pid) else ""
+        how = ", and is stopped" if is_stopped(owner.pid) else ""
         has_it = f": process {owner.pid} has it{how}"
     return TimedOut(f'the lock "{name}" was not free before the deadline{has_it}')
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] in "Tt"

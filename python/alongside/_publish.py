@@ -53,7 +53,7 @@ class Registration(_core.Registration):
         sessions: those with programs that are connected now.
     """
 
-    _callers: _Callers | None = None
+    _callers: Callers | None = None
     # Those that were let in; they outlive the name.
     _open: Mapping[int, Session] = {}
 
@@ -134,7 +134,7 @@ Registration.__module__ = "alongside"
 # ---- callers -------------------------------------------------------------------------------------
 
 
-class _Callers:
+class Callers:
     """Lets callers of one registration in, and hands what they send to its callbacks."""
 
     def __init__(
@@ -404,29 +404,49 @@ def publish(
     if not isinstance(given, str):
         msg = f"about is a str, not {given!r}"
         raise TypeError(msg)
-    wanted: dict[str, object] = {
-        "about": about,
-        "info": "{}" if info is None else _json(info),
-        "connects": loop is not None,
-        "reports": handler is not None,
-        "unique": unique,
+    wanted = entry_of(
+        about=about,
+        info="{}" if info is None else _json(info),
+        connects=loop is not None,
+        reports=handler is not None,
+        unique=unique,
         **_allowed(allow),
-    }
-    registration = Registration(text(name), scope, wanted)
-    if weak and target is not None:
-        handler = _weakly(target, registration)
+    )
+
+    def callers(registration: Registration, loop: Loop) -> Callers:
+        weakly = _weakly(target, registration) if weak and target is not None else handler
+        return Callers(registration, weakly, on_connect, loop)
+
+    registration = registered(text(name), scope, wanted, loop, callers)
+    if UNTIL_PUBLISHED in os.environ:
+        _quieten(f"{scope}:{name}")
+    return registration
+
+
+def entry_of(**what: object) -> dict[str, object]:
+    """Give all that a registration says, of which most says nothing."""
+    nothing = {"about": "", "info": "{}", "connects": False, "reports": False, "unique": False}
+    return {**nothing, **_allowed(()), **what}
+
+
+def registered(
+    name: str,
+    scope: Scope,
+    wanted: dict[str, object],
+    loop: Loop | None,
+    callers: Callable[[Registration, Loop], Callers],
+) -> Registration:
+    """Give a registration whose callers are let in on a loop, if there is one."""
+    registration = Registration(name, scope, wanted)
     if loop is not None:
         try:
-            callers = _Callers(registration, handler, on_connect, loop)
+            registration._callers = callers(registration, loop)
         except BaseException:
             # Nobody would answer under the name, nor have what revokes it.
             registration._revoke()
             raise
-        registration._callers = callers
     atexit.unregister(_core.leave_directories)
     atexit.register(_core.leave_directories)
-    if UNTIL_PUBLISHED in os.environ:
-        _quieten(f"{scope}:{name}")
     return registration
 
 

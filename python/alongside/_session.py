@@ -51,6 +51,8 @@ class Session(_core.Session):
     stderr: "IO[bytes] | None" = None
     _last_queue: "_weakref.ReferenceType[Any] | None" = None
     _served: "Callbacks | None" = None
+    # The program has not asked for it, and is not told that it has left it open.
+    _may_be_dropped = False
 
     def __iter__(self) -> "Iterator[Any]":
         """Give each message as it arrives; end when the other program closes.
@@ -347,7 +349,7 @@ class Session(_core.Session):
         if sys is None or not self._is_ours or self._is_closed or self in _kept:
             return
         # One that the other side has ended is only being tidied away.
-        if self._end_reason() is None:
+        if self._end_reason() is None and not self._may_be_dropped:
             import warnings
 
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)

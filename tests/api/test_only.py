@@ -7,6 +7,7 @@ import threading
 
 import alongside
 import pytest
+import trio
 from alongside import loops, only
 
 from tests.conftest import wait_until
@@ -172,7 +173,7 @@ def test_a_first_that_is_stopped_is_named(puppet):
     one = puppet()
     one.run("instance = alongside.only('app')")
     os.kill(one.pid, signal.SIGSTOP)
-    with pytest.raises(alongside.TimedOut, match=f"the first instance, process {one.pid},"):
+    with pytest.raises(alongside.TimedOut, match=f"process {one.pid}, the first instance of"):
         only("app", timeout=0.1)
     os.kill(one.pid, signal.SIGCONT)
 
@@ -207,7 +208,7 @@ def test_who_cannot_be_reached_is_not_the_first(monkeypatch):
         raise OSError(msg)
 
     with monkeypatch.context() as patch:
-        patch.setattr(alongside._publish, "publish", fail)
+        patch.setattr(alongside._publish, "registered", fail)
         with pytest.raises(OSError, match="no room"):
             only("app")
     with only("app") as instance:
@@ -323,8 +324,9 @@ def test_who_comes_while_the_first_closes_asks_on(first, puppet):
     with alongside.publish("elsewhere", on_connect=came.append):
         on_the_way = alongside.connect("elsewhere")
         wait_until(lambda: came)
+        door = first._door
         first.close()
-        first._greet(came[0])
+        first._welcome(door, came[0])
         with pytest.raises(alongside.Closed):
             on_the_way.receive(timeout=60)
 
@@ -358,3 +360,89 @@ def test_a_deadline_that_is_none_is_refused(timeout, error):
             port.wait(timeout=timeout)
         with pytest.raises(TypeError, match="timeout is '1'"):
             port.wait(timeout="1")
+
+
+def run_in_trio(main):
+    async def with_nursery():
+        async with trio.open_nursery() as nursery:
+            await main(loops.Trio(nursery))
+            nursery.cancel_scope.cancel()
+
+    trio.run(with_nursery)
+
+
+def run_in_asyncio(main):
+    async def with_loop():
+        await main(loops.Asyncio())
+
+    asyncio.run(with_loop())
+
+
+@pytest.mark.parametrize(
+    ("run", "sleep"), [(run_in_asyncio, asyncio.sleep), (run_in_trio, trio.sleep)]
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_handler_runs_on_its_loop_also_for_who_came_before(first, puppet, run, sleep, is_async):
+    early, late, after = puppet(), puppet(), puppet()
+    early.say("alongside.only('app', argv=['early'], timeout=60).first")
+    wait_until(lambda: first._waiting)
+    seen = []
+
+    def came(visit):
+        seen.append((visit.argv, threading.get_ident()))
+
+    async def acame(visit):
+        await sleep(0)
+        came(visit)
+
+    async def main(loop):
+        first.on_other(acame if is_async else came, on=loop)
+        late.say("alongside.only('app', argv=['late'], timeout=60).first")
+        while len(seen) < 2:
+            await sleep(0)
+
+    run(main)
+    assert (early.hear(), late.hear()) == (False, False)
+    here = threading.get_ident()
+    assert sorted(seen) == [(["early"], here), (["late"], here)]
+    # The loop has ended: who comes then waits until there is a handler again.
+    after.say("alongside.only('app', argv=['after'], timeout=60).first")
+    wait_until(lambda: first._waiting)
+    first.on_other(came)
+    assert not after.hear()
+    assert seen[2][0] == ["after"]
+    assert seen[2][1] != here
+
+
+def test_a_handler_may_move_to_another_loop(first, puppet):
+    one, two = loops.Manual(), loops.Manual()
+    seen = []
+    first.on_other(lambda visit: seen.append("one"), on=one)
+    first.on_other(lambda visit: seen.append("two"), on=two)
+    later = puppet()
+    later.say("alongside.only('app', timeout=60).first")
+    while not seen:
+        one.dispatch()
+        two.dispatch()
+    assert not later.hear()
+    assert seen == ["two"]
+    first.on_other(None)
+    later.say("alongside.only('app', timeout=0.1)", "exec")
+    with pytest.raises(alongside.TimedOut):
+        later.hear()
+
+
+def test_who_waits_and_gives_up_leaves_nothing_with_the_first(first, puppet):
+    other = puppet()
+    for _ in range(3):
+        with pytest.raises(alongside.TimedOut):
+            other.run("alongside.only('app', timeout=0.02)")
+    other.say("alongside.only('app', timeout=60).first")
+    wait_until(lambda: [session.alive for session in first._waiting] == [True])
+    first.on_other(print)
+    assert not other.hear()
+
+
+def test_who_asks_twice_learns_that_it_is_the_first_itself(first):
+    with pytest.raises(alongside.TimedOut, match="this very process, the first instance"):
+        only("app", timeout=0)

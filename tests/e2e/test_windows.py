@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 HEAD = """
-import faulthandler, logging, os, sys, threading
+import faulthandler, logging, os, subprocess, sys, threading
 faulthandler.dump_traceback_later(100, exit=True)
 import alongside
 from alongside import loops
@@ -414,3 +414,33 @@ def test_names_and_watches_of_others_come_to_a_qt_window(qt):
         session.close()
         """
     )
+
+
+VISIT = """
+        instance = alongside.only("window-visited")
+        seen = []
+        def came(visit):
+            seen.append(threading.get_ident())
+            label.{set}({text}visit.argv[0])
+            {quit}()
+        instance.on_other(came, on=loops.{loop})
+        later = "import alongside; alongside.only('window-visited', argv=['x'], timeout=60)"
+        other = subprocess.Popen([sys.executable, "-c", later])
+        {run}()
+        assert other.wait() == 0
+        assert seen == [here], seen
+        instance.close()
+        session.close()
+        """
+
+
+def test_a_later_instance_is_shown_in_a_tk_window(tk, scope):
+    tk(
+        VISIT.format(
+            set="config", text="text=", quit="root.quit", loop="Tk(root)", run="root.mainloop"
+        )
+    )
+
+
+def test_a_later_instance_is_shown_in_a_qt_window(qt, scope):
+    qt(VISIT.format(set="setText", text="", quit="app.quit", loop="Qt(app)", run="app.exec"))
