@@ -7,6 +7,10 @@ question open at a time, so nobody is sent more than it takes.
 
     reader → holder   {"newer_than": version}
     holder → reader   {"version": version, "value": value}, without a value if there is none
+
+A `DistantCell` has one session, and any number of threads and tasks that wait. Each watches the
+session itself. Of those who see an answer one takes it, and asks for the next; that one wakes all
+the others, and so does whoever ends the session. Nobody sleeps but with a question open.
 """
 
 from __future__ import annotations
@@ -136,6 +140,8 @@ class DistantCell(Closing):
         closed: whether it was closed here.
     """
 
+    _callback: _Following | None = None
+
     def __init__(self, name: str, kind: Any = None) -> None:
         self.name = text(name)
         self.closed = False
@@ -143,19 +149,60 @@ class DistantCell(Closing):
         self._changed = threading.RLock()
         self._value: Any = _MISSING
         self._version = 0
+        # How often all holders were gone, as far as it was seen. Versions begin anew there.
+        self._ends = 0
         self._session: Session | None = None
-        self._callback: _Following | None = None
-        self._connect(Until(limit(_PATIENCE_S)))
+        # What those who wait sleep on.
+        self._sleeps: set[_core.Poller] = set()
+        self._refresh()
 
-    def _connect(self, until: Until) -> None:
+    def _refresh(self) -> Session:
+        """Take what has come, from another holder if the one that served this has ended.
+
+        Gives the session, which has a question open: it is readable when more has come.
+        """
+        with self._changed:
+            while not self.closed:
+                session = self._session or self._connect()
+                if self._has_taken_all(session):
+                    return session
+        msg = f'the cell "{self.name}" is closed; open it again'
+        raise ValueError(msg)
+
+    def _has_taken_all(self, session: Session) -> bool:
+        """Take what has come; False if the session has ended."""
+        try:
+            while True:
+                self._note(session.receive_nowait())
+                self._ask(session)
+        except WouldBlock:
+            return True
+        except SessionEnded:
+            self._leave()
+            return False
+        except HandleLost:
+            # It is the parent's, who goes on with it.
+            raise
+        except BaseException:
+            # An answer may be taken, and nothing asked: nobody would hear anything any more.
+            self._leave()
+            raise
+
+    def _connect(self) -> Session:
         """Have a session with a program that holds it, and the value that there is."""
-        while self._session is None:
+        until = Until(limit(_PATIENCE_S))
+        while True:
             # One may have just ended. Then another one holds it, or it is told that none does.
             with contextlib.suppress(SessionEnded):
-                self._session = self._connected(until)
+                session = self._session = self._connected(until)
+                break
+        if self.closed:
+            # By another thread, which may have found no session.
+            self._leave()
+        return session
 
     def _connected(self, until: Until) -> Session:
-        session = connect(_PREFIX + self.name, scope="machine", timeout=until.left())
+        session = self._called(until)
         try:
             session.send({"newer_than": -1}, timeout=until.left())
             self._note(session.receive(timeout=until.left()))
@@ -165,29 +212,41 @@ class DistantCell(Closing):
             raise
         return session
 
+    def _called(self, until: Until) -> Session:
+        try:
+            return connect(_PREFIX + self.name, scope="machine", timeout=until.left())
+        except NotFound:
+            self._value = _MISSING
+            self._ends += 1
+            msg = (
+                f'no program holds the cell "{self.name}" for others to read\n'
+                "its user's programs open it with allow= for that"
+            )
+            raise NotFound(msg) from None
+
     def _ask(self, session: Session) -> None:
         session.send({"newer_than": self._version}, timeout=_PATIENCE_S)
 
     def _note(self, answer: Any) -> None:
-        self._version = answer["version"]
+        version = answer["version"]
+        if version < self._version:
+            self._ends += 1
+        self._version = version
         self._value = answer.get("value", _MISSING)
+        self._wake_all()
 
-    def _refresh(self) -> None:
-        """Take what has come; look for another holder if the one that served this has ended."""
-        if self.closed:
-            msg = f"the cell {self.name!r} is closed; open it again"
-            raise ValueError(msg)
-        while self._session is not None:
-            try:
-                self._note(self._session.receive_nowait())
-                self._ask(self._session)
-            except WouldBlock:
-                return
-            except SessionEnded:
-                self._session.close(timeout=0)
-                self._session = None
-        # Versions begin anew where all holders were gone.
-        self._connect(Until(limit(_PATIENCE_S)))
+    def _leave(self) -> None:
+        """End the session; whoever waits looks for another one, or finds this closed."""
+        session, self._session = self._session, None
+        if session is not None:
+            # A forked child has nothing of it.
+            with contextlib.suppress(HandleLost):
+                session.close(timeout=0)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for sleep in list(self._sleeps):
+            sleep.wake()
 
     def get(self, default: Any = ...) -> Any:
         """Give the value; see `Cell.get`.
@@ -197,10 +256,8 @@ class DistantCell(Closing):
             Denied: the programs that hold it do not allow this one's user to read it.
         """
         with self._changed:
-            try:
+            with contextlib.suppress(NotFound):
                 self._refresh()
-            except NotFound:
-                self._value = _MISSING
             if self._value is not _MISSING:
                 return self._checked(self._value)
         if default is ...:
@@ -220,26 +277,32 @@ class DistantCell(Closing):
             NotFound: no program holds the cell any more.
         """
         until = Until(timeout)
-        while True:
-            found, descriptor = self._news(newer_than)
-            if found is not None:
-                return found
-            if not ready(until, descriptor):
-                raise self._unchanged()
+        with Waiter(self) as waiter:
+            while True:
+                found = waiter.look(newer_than)
+                if found is not None:
+                    return found
+                if not ready(until, waiter.fileno()):
+                    raise self._unchanged()
 
     async def achanged(
         self, newer_than: int = 0, /, *, timeout: float | None = None
     ) -> tuple[Any, int]:
-        """Give the value and its version when that is newer, in asyncio or trio."""
+        """Give the value and its version when that is newer, in asyncio or trio.
+
+        Raises:
+            NotFound: no program holds the cell any more.
+        """
         from . import _tasks
 
         until = _tasks.deadline(timeout)
-        while True:
-            found, descriptor = self._news(newer_than)
-            if found is not None:
-                return found
-            if not await _tasks.readable(descriptor, until):
-                raise self._unchanged()
+        with Waiter(self) as waiter:
+            while True:
+                found = waiter.look(newer_than)
+                if found is not None:
+                    return found
+                if not await _tasks.readable(waiter.fileno(), until):
+                    raise self._unchanged()
 
     def on_change(
         self, callback: Callable[[Any], object] | None, /, *, on: Loop | None = None
@@ -249,21 +312,22 @@ class DistantCell(Closing):
         While no program holds the cell that lets this one's user read it, nothing is called; once
         there is one again, its value counts as new if it is another one.
         """
-        known, self._callback = self._callback, None
-        if known is not None:
-            known.stop()
+        self._replace_callback(None)
         if callback is not None:
-            self._callback = _Following(self, callback, on)
+            self._replace_callback(_Following(self, callback, on))
+            if self.closed:
+                self._replace_callback(None)
 
-    def _news(self, newer_than: int) -> tuple[tuple[Any, int] | None, int]:
-        """Give the value and its version, if that is newer, and what can be read when one comes."""
-        with self._changed:
-            while True:
-                self._refresh()
-                is_new = self._version > newer_than and self._value is not _MISSING
-                found = (self._checked(self._value), self._version) if is_new else None
-                if self._session is not None:
-                    return found, self._session.fileno()
+    def _replace_callback(self, by: _Following | None) -> None:
+        """Stop what is called, from whatever thread; the last one to come stays."""
+        # No lock: a child forked while it is taken could not close this. Each is one step.
+        of_this = vars(self)
+        while True:
+            known = of_this.pop("_callback", None)
+            if known is not None:
+                known.stop()
+            if by is None or of_this.setdefault("_callback", by) is by:
+                return
 
     def _unchanged(self) -> TimedOut:
         return TimedOut(f"the cell {self.name!r} has not changed before the deadline")
@@ -289,14 +353,10 @@ class DistantCell(Closing):
     set = compare_and_set = get_or_set = update = _refused
 
     def close(self) -> None:
-        """Read it no more; a second time does nothing."""
-        self.on_change(None)
+        """Read it no more, nor does who waits; a second time does nothing."""
         self.closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            # A forked child has nothing of it.
-            with contextlib.suppress(HandleLost):
-                session.close(timeout=0)
+        self.on_change(None)
+        self._leave()
 
     def __repr__(self) -> str:
         return f"<alongside.DistantCell {self.name!r}{', closed' if self.closed else ''}>"
@@ -307,6 +367,53 @@ class DistantCell(Closing):
 
 
 DistantCell.__module__ = "alongside"
+
+
+class Waiter(Closing):
+    """One thread or task that waits for news of another user's cell."""
+
+    def __init__(self, cell: DistantCell) -> None:
+        self._cell = cell
+        self._ends = cell._ends
+        self._session: Session | None = None
+        self._sleep = _core.Poller()
+        # Woken from now on, so whatever comes after a look is not missed.
+        cell._sleeps.add(self._sleep)
+
+    def look(self, newer_than: int) -> tuple[Any, int] | None:
+        """Give the value and its version, if that is newer; else wait until this is readable.
+
+        Raises:
+            NotFound: no program holds the cell any more, or none did meanwhile.
+            ValueError: it is closed.
+        """
+        self._sleep.wait(0)
+        cell = self._cell
+        while True:
+            with cell._changed, contextlib.suppress(SessionEnded):
+                self._watch(cell._refresh())
+                if cell._version > newer_than and cell._value is not _MISSING:
+                    return cell._checked(cell._value), cell._version
+                if cell._ends != self._ends:
+                    msg = f'no program held the cell "{cell.name}" meanwhile; versions begin anew'
+                    raise NotFound(msg)
+                return None
+
+    def _watch(self, session: Session) -> None:
+        if session is not self._session:
+            # One that is over has left by itself.
+            self._sleep.add(session, 1)
+            self._session = session
+
+    def fileno(self) -> int:
+        """Give the descriptor that is readable when it is time for another look."""
+        return self._sleep.fileno()
+
+    def close(self) -> None:
+        """Wait no more."""
+        self._cell._sleeps.discard(self._sleep)
+        # Its descriptors go now, though the traceback of an error may keep this.
+        del self._sleep
 
 
 class _Following:
@@ -320,10 +427,11 @@ class _Following:
     ) -> None:
         from ._changes import NOTHING, OnChange
 
-        with cell._changed, contextlib.suppress(NotFound):
-            cell._refresh()
         self._cell = cell
-        self._known = (cell._value, cell._version)
+        with cell._changed:
+            with contextlib.suppress(NotFound):
+                cell._refresh()
+            self._known = (cell._value, cell._version)
         self._news: Any = NOTHING
         self._stop = _core.Beacon()
         self._is_over = False
@@ -373,9 +481,9 @@ class _Following:
     def _read(self) -> None:
         with DistantCell(self._cell.name) as cell:
             while not self._is_over:
-                _, descriptor = cell._news(cell._version)
+                session = cell._refresh()
                 self._note(cell)
-                self._wait(Until(None), descriptor)
+                self._wait(Until(None), session.fileno())
 
     def _note(self, cell: DistantCell) -> None:
         """Hand over what the cell has, if that is new; values of other holders may be the same."""
