@@ -69,6 +69,15 @@ def own_name(name: str) -> str | None:
         raise ValueError(msg) from None
 
 
+def refusal(name: str) -> Denied:
+    """Give what is said of changing another user's cell."""
+    msg = (
+        f"the cell {name!r} is another user's: it can be read, and not changed\n"
+        "only programs of its own user hold it and change it"
+    )
+    return Denied(msg)
+
+
 class Service:
     """Serves a cell of this program to other users."""
 
@@ -133,7 +142,7 @@ class DistantCell(Closing):
     """A cell of another user, to be read; `Cell("name@user", scope="machine")` gives it.
 
     It is there as long as a program of that user holds the cell and allows this one's user to read
-    it. What it gives was the value a moment ago.
+    it. What it gives was the value a moment ago. Whatever else a `Cell` does raises `Denied`.
 
     Attributes:
         name: the name, as name@user.
@@ -344,13 +353,10 @@ class DistantCell(Closing):
             raise
 
     def _refused(self, *_: object, **__: object) -> Any:
-        msg = (
-            f"the cell {self.name!r} is another user's: it can be read, and not changed\n"
-            "its user's own programs change it"
-        )
-        raise Denied(msg)
+        raise refusal(self.name)
 
-    set = compare_and_set = get_or_set = update = _refused
+    set = compare_and_set = get_or_set = aget_or_set = update = holders = _refused
+    max_size = property(_refused)
 
     def close(self) -> None:
         """Read it no more, nor does who waits; a second time does nothing."""

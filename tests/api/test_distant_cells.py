@@ -24,6 +24,8 @@ print("there", flush=True)
 for line in sys.stdin:
     cell.set(int(line))
 """
+# What a cell of another user does as one's own does.
+DONE = {"name", "closed", "get", "read", "wait", "achanged", "on_change", "close"}
 
 
 @pytest.fixture
@@ -271,3 +273,17 @@ def test_who_waits_learns_that_the_cell_began_anew(together, hold, holder, cell)
     given = together([lambda: cell.achanged(2, timeout=60)] * 2, begin_anew)
     assert kinds(given) == [(alongside.NotFound, False)] * 2
     assert cell.read() == (1, 1)
+
+
+# ---- what it does not do -------------------------------------------------------------------------
+
+
+def test_whatever_else_a_cell_does_is_refused_in_the_same_words(cell):
+    public = {name for name in dir(alongside.Cell) if not name.startswith("_")}
+    assert {"holders", "aget_or_set", "max_size"} <= public - DONE
+    told = set()
+    for name in public - DONE:
+        with pytest.raises(alongside.Denied, match="another user's") as caught:
+            getattr(cell, name)(1)
+        told.add(str(caught.value))
+    assert len(told) == 1

@@ -17,8 +17,8 @@ from tests.e2e.command import COMMAND, NOBODY
 AS_NOBODY = f"""
 import ctypes, json, logging, os, pwd, shutil, subprocess, sys
 import alongside, alongside.loops._polled
-from alongside import _callbacks, _data, _directory, _publish, _watch
-from alongside._command import _doctor, _listening, _listing, _machine, _sending, main
+from alongside import _callbacks, _data, _directory, _distant, _publish, _watch
+from alongside._command import _cells, _doctor, _listening, _listing, _machine, _sending, main
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
@@ -50,9 +50,9 @@ def begin():
     """Begin commands that go on until they are ended."""
     begun = []
 
-    def start(*arguments, **options):
+    def start(*arguments, command=COMMAND, **options):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([*COMMAND, *map(str, arguments)], **(pipes | options))
+        process = subprocess.Popen([*command, *map(str, arguments)], **(pipes | options))
         begun.append(process)
         return process
 
@@ -107,3 +107,15 @@ def run_as_nobody(runtime):
         return subprocess.run(command, capture_output=True, check=False, cwd="/", env=environment)
 
     return run
+
+
+@pytest.fixture
+def begin_as_nobody(begin, runtime):
+    """Begin commands as another user."""
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(runtime)}
+
+    def start(*arguments):
+        command = [sys.executable, "-c", AS_NOBODY]
+        return begin(*arguments, command=command, cwd="/", env=environment)
+
+    return start

@@ -143,3 +143,66 @@ def test_callers_that_one_may_not_look_into_are_told_all_the_same(begin, run_as_
         assert 'a program that you may not look into calls "sink@root" and is not let in' in told
         assert f"root: py-spy dump --pid {os.getpid()} " in told
         caller.kill()
+
+
+# ---- cells of other users ------------------------------------------------------------------------
+
+CELL = ("state@0", "--scope", "machine")
+
+
+@ROOT_NEEDED
+@pytest.mark.usefixtures("machine")
+def test_another_user_s_cell_is_shown(run_as_nobody):
+    with alongside.Cell("state", scope="machine", allow=[NOBODY]) as cell:
+        done = run_as_nobody("cell", "get", *CELL)
+        assert (done.returncode, b"no value yet" in done.stderr) == (1, True)
+        cell.set({"x": 1})
+        done = run_as_nobody("cell", "get", *CELL)
+        assert (done.returncode, done.stdout) == (0, b'{"x": 1}\n')
+    for action in ("get", "watch"):
+        done = run_as_nobody("cell", action, *CELL)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b'no program holds the cell "state@0"' in done.stderr
+
+
+@ROOT_NEEDED
+@pytest.mark.usefixtures("machine")
+def test_a_watch_of_another_user_s_cell_shows_each_value_and_ends_with_it(begin_as_nobody):
+    with alongside.Cell("state", scope="machine", allow=[NOBODY]) as cell:
+        cell.set("1")
+        watch = begin_as_nobody("cell", "watch", *CELL)
+        as_json = begin_as_nobody("cell", "watch", *CELL, "--json")
+        for value in ("1", "2", "3"):
+            cell.set(value)
+            while (shown := watch.stdout.readline()) != f"{value}\n".encode():
+                assert shown == b"1\n"
+            while (shown := as_json.stdout.readline()) != f'"{value}"\n'.encode():
+                assert shown == b'"1"\n'
+    assert ended(watch) == (0, "", "")
+    assert ended(as_json) == (0, "", "")
+
+
+@ROOT_NEEDED
+@pytest.mark.usefixtures("machine")
+def test_a_watch_of_another_user_s_cell_ends_when_nobody_reads_it(begin_as_nobody):
+    with alongside.Cell("state", scope="machine", allow=[NOBODY]) as cell:
+        cell.set("1")
+        watch = begin_as_nobody("cell", "watch", *CELL)
+        assert watch.stdout.readline() == b"1\n"
+        watch.stdout.close()
+        assert watch.wait() == 0
+
+
+@ROOT_NEEDED
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("action", [("set", "x"), ("hold",), ("hold", "x")])
+@pytest.mark.parametrize("is_held", [False, True])
+def test_another_user_s_cell_is_not_changed(run_as_nobody, action, is_held):
+    with alongside.Cell("state", scope="machine", allow=[NOBODY] if is_held else ()) as cell:
+        action, *value = action
+        done = run_as_nobody("cell", action, CELL[0], *value, *CELL[1:])
+        assert (done.returncode, done.stdout) == (1, b"")
+        told = done.stderr.decode()
+        assert "another user's: it can be read, and not changed" in told
+        assert "only programs of its own user hold it and change it" in told
+        assert cell.get(None) is None

@@ -35,6 +35,23 @@ def _existing(options: Namespace) -> Cell[Any]:
     return Cell(options.name, scope=options.scope, _make=False)
 
 
+def _is_distant(options: Namespace) -> bool:
+    """Tell whether it is another user's cell."""
+    if options.scope != "machine" or "@" not in options.name:
+        return False
+    from .._distant import own_name
+
+    return own_name(options.name) is None
+
+
+def _check_own(options: Namespace) -> None:
+    """Refuse to change another user's cell, whether or not somebody holds it."""
+    if _is_distant(options):
+        from .._distant import refusal
+
+        raise refusal(options.name)
+
+
 def _get(options: Namespace) -> int:
     with _existing(options) as found:
         try:
@@ -47,6 +64,7 @@ def _get(options: Namespace) -> int:
 
 
 def _set(options: Namespace) -> int:
+    _check_own(options)
     value = given(options.value, is_json=options.json)
     with _existing(options) as found:
         found.set(value)
@@ -55,6 +73,7 @@ def _set(options: Namespace) -> int:
 
 def _hold(options: Namespace) -> int:
     """Hold a cell, and give it a value if it has none, until Ctrl-C or while a command runs."""
+    _check_own(options)
     with Cell[Any](options.name, scope=options.scope, max_size=options.max_size) as held:
         if options.value is not None:
             held.get_or_set(lambda: given(options.value, is_json=options.json))
@@ -68,6 +87,8 @@ def _hold(options: Namespace) -> int:
 
 def _watch(options: Namespace) -> int:
     """Show the value, and each that follows, until nobody else holds the cell."""
+    if _is_distant(options):
+        return _watch_distant(options)
     with _existing(options) as watched:
         changes, reader, shown = _core.Changes(watched), Reader(), 0
         while True:
@@ -81,6 +102,24 @@ def _watch(options: Namespace) -> int:
             if changes.follow(others[0]):
                 reader.wait_until_readable(changes.fileno())
             changes.take()
+
+
+def _watch_distant(options: Namespace) -> int:
+    """Show another user's value, and each that follows, until nobody holds the cell."""
+    from .._distant import DistantCell, Waiter
+
+    with DistantCell(options.name) as watched, Waiter(watched) as waiter:
+        reader, shown = Reader(), 0
+        while True:
+            try:
+                news = waiter.look(shown)
+            except NotFound:
+                return 0
+            if news is None:
+                reader.wait_until_readable(waiter.fileno())
+            else:
+                value, shown = news
+                say_message(value, as_json=options.json)
 
 
 def _ls(options: Namespace) -> int:
