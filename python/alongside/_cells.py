@@ -5,6 +5,7 @@ Loads when a program first opens a cell.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 _MISSING: Any = object()
-# Which first values are made at the moment, and by which threads.
-_made: set[tuple[int, str]] = set()
+# Which first values are made at the moment, and by which threads of which process.
+_made: set[tuple[int, int, str]] = set()
 # How soon a task looks again whether it may make the first value.
 _LOOK_AGAIN_S = 0.005
 
@@ -155,14 +156,15 @@ class Cell(_core.Cell["_T"], Closing):
             found = self.get(_MISSING)
             if found is not _MISSING:
                 return found
-            self._enter_factory()
+            making = self._enter_factory()
             first = self._make_first(timeout)
             if first is None:
                 continue
             try:
-                with _Making(self):
-                    self.compare_and_set(factory(), version=0)
+                _made.add(making)
+                self.compare_and_set(factory(), version=0)
             finally:
+                _made.discard(making)
                 first.release()
 
     async def aget_or_set(
@@ -180,7 +182,7 @@ class Cell(_core.Cell["_T"], Closing):
             found = self.get(_MISSING)
             if found is not _MISSING:
                 return found
-            self._enter_factory()
+            making = self._enter_factory()
             try:
                 first = self._make_first(0)
             except TimedOut:
@@ -190,12 +192,13 @@ class Cell(_core.Cell["_T"], Closing):
             if first is None:
                 continue
             try:
-                with _Making(self):
-                    made: Any = factory()
-                    if hasattr(made, "__await__"):
-                        made = await made
+                _made.add(making)
+                made: Any = factory()
+                if hasattr(made, "__await__"):
+                    made = await made
                 self.compare_and_set(made, version=0)
             finally:
+                _made.discard(making)
                 first.release()
 
     def update(self, change: Callable[[_T], _T], /) -> _T:
@@ -277,10 +280,13 @@ class Cell(_core.Cell["_T"], Closing):
         msg = "a cell cannot be pickled\nopen it by its name in the other process"
         raise TypeError(msg)
 
-    def _enter_factory(self) -> None:
-        if (_who(), self._path) in _made:
+    def _enter_factory(self) -> tuple[int, int, str]:
+        """Give what says that this thread, or task, makes the first value."""
+        making = (os.getpid(), _who(), self._path)
+        if making in _made:
             msg = f"the factory of {self!r} asks for that cell, and would wait for itself"
             raise RuntimeError(msg)
+        return making
 
 
 Cell.__module__ = "alongside"
@@ -291,19 +297,6 @@ def _who() -> int:
     from ._locks import this_task
 
     return this_task() or threading.get_ident()
-
-
-class _Making:
-    """Says that this thread makes a cell's first value."""
-
-    def __init__(self, cell: Cell[Any]) -> None:
-        self._key = (_who(), cell._path)
-
-    def __enter__(self) -> None:
-        _made.add(self._key)
-
-    def __exit__(self, *_: object) -> None:
-        _made.discard(self._key)
 
 
 class _News:

@@ -98,7 +98,8 @@ class OnChange:
                 return
             try:
                 change = self._take()
-            except Closed:
+            except (Closed, SystemExit):
+                # Closed here, or by the program's end.
                 self.stop()
                 return
             except Invalid:

@@ -7,8 +7,10 @@ of those sleeps until the very moment at which it is free.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from typing import Any, Generic, TypeVar
 
@@ -82,19 +84,25 @@ class _Place(Generic[_T]):
         self.handover = _tasks.Handover(wants.give_back)
 
 
+# Those of this process, and its parents'.
+_lines: weakref.WeakSet[Line] = weakref.WeakSet()
+
+
 class Line:
     """The tasks of this process that wait for one lock, in whatever loops."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._begin()
+        _lines.add(self)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._places: deque[_Place[Any]] = deque()
         # Under this tasks come, and the thread ends.
         self._changing = threading.Lock()
-        self._is_served = False
+        self._thread: threading.Thread | None = None
+        self._is_ending = False
 
     async def wait(self, wants: Wants[_T], until: float | None) -> list[_T]:
         """Give what is taken for this task, in its turn; nothing if the deadline came first.
@@ -115,21 +123,31 @@ class Line:
 
     def _join(self, place: _Place[Any]) -> None:
         with self._changing:
-            if not self._is_served:
+            if self._thread is None:
                 named = f"alongside: {self._name}"
-                threading.Thread(target=self._serve, name=named, daemon=True).start()
-                self._is_served = True
+                self._thread = threading.Thread(target=self._serve, name=named, daemon=True)
+                self._thread.start()
             self._places.append(place)
 
     def _first(self) -> _Place[Any] | None:
         """Give the first place at which a task stands; the thread ends if there is none."""
         with self._changing:
-            while self._places:
+            while self._places and not self._is_ending:
                 if not self._places[0].handover.is_left:
                     return self._places[0]
                 self._places.popleft().wants.leave()
-            self._is_served = False
+            self._thread = None
             return None
+
+    def end(self) -> None:
+        """Wait for the thread: it takes nothing any more, and what nobody wants it has given back.
+
+        At the end of the program it would be too late to do so.
+        """
+        thread, self._is_ending = self._thread, True
+        if thread is not None and self._pid == os.getpid():
+            thread.join()
+        self._is_ending = False
 
     def _serve(self) -> None:
         while (place := self._first()) is not None:
@@ -144,3 +162,9 @@ class Line:
             place.wants.leave()
             self._places.popleft()
             place.handover.give(taken, error)
+
+
+@atexit.register
+def _end_all() -> None:
+    for line in list(_lines):
+        line.end()

@@ -18,10 +18,11 @@ import threading
 import time
 from typing import Any
 
+from . import _core
 from ._closing import Closing
 from ._directory import aconnect, connect, short_name
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
-from ._locks import Lock, is_stopped
+from ._locks import Lock
 from ._session import limit
 from ._until import Until
 
@@ -474,7 +475,7 @@ def _not_taken(name: str, scope: Scope) -> TimedOut:
         who, why = "the first instance", _WHAT_IT_HAS_TO_DO
     elif owner.pid == os.getpid():
         who, why = "this very process, the first instance", _WHAT_IT_HAS_TO_DO
-    elif is_stopped(owner.pid):
+    elif _core.is_stopped(owner.pid):
         who, why = f"process {owner.pid}, the first instance", "it is stopped; kill -CONT it"
     else:
         who, why = f"process {owner.pid}, the first instance", _WHAT_IT_HAS_TO_DO

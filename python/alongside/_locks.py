@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from ._core import Peer
     from ._in_line import Line
     from ._types import Scope
 
@@ -96,7 +95,7 @@ class Lock(_core.Lock):
 
         wants = ToHave(self)
         if not await _line(self).wait(wants, until):
-            raise not_free(self.name, self.owner())
+            raise self._not_free()
         self._pass_on(id(wants), task)
 
     def arelease(self) -> None:
@@ -112,23 +111,6 @@ class Lock(_core.Lock):
 
 
 Lock.__module__ = "alongside"
-
-
-def not_free(name: str, owner: Peer | None) -> TimedOut:
-    """Give the error of who has waited too long for a lock."""
-    has_it = ""
-    if owner is not None:
-        how = ", and is stopped" if is_stopped(owner.pid) else ""
-        has_it = f": process {owner.pid} has it{how}"
-    return TimedOut(f'the lock "{name}" was not free before the deadline{has_it}')
-
-
-def is_stopped(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] in "Tt"
-    except OSError:
-        return False
 
 
 def _line(lock: Lock | RWLock) -> Line:
@@ -190,7 +172,7 @@ class RWLock(_core.RWLock):
 
         Args:
             timeout: seconds to wait for a writer; None for ever. Then it is `TimedOut`. A thread,
-                or task, that would wait for itself for ever gets a `RuntimeError`.
+                or task, that would wait for itself gets a `RuntimeError`.
         """
         return Hold(self, timeout, is_writer=False)
 
@@ -198,7 +180,8 @@ class RWLock(_core.RWLock):
         """Give what is held while one writes: `with lock.writing():`, or `async with`.
 
         Args:
-            timeout: seconds to wait for all others; None for ever. Then it is `TimedOut`.
+            timeout: seconds to wait for all others; None for ever. Then it is `TimedOut`. A thread,
+                or task, that would wait for itself gets a `RuntimeError`.
         """
         return Hold(self, timeout, is_writer=True)
 
@@ -217,60 +200,57 @@ RWLock.__module__ = "alongside"
 _held: set[Hold] = set()
 
 
-class Hold:
+class Hold(_core.RwHold):
     """What a reader or a writer has of an `RWLock`, from `with` to its end.
 
     Attributes:
         abandoned: whether the last writer ended while it had the lock.
     """
 
-    def __init__(self, lock: RWLock, timeout: float | None, *, is_writer: bool) -> None:
+    # Whether somebody waits for it.
+    _waits = False
+    # Who has it, or waits: process, thread, task, and the lock.
+    _who = (0, 0, 0, "")
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor] - `__new__` takes anything
+        self, lock: RWLock, timeout: float | None, *, is_writer: bool
+    ) -> None:
         self._lock = lock
         self._timeout = timeout
         self._is_writer = is_writer
-        self._held: _core.RwHold | None = None
-        # Whether somebody has it, or waits; and who: process, thread, task, and the lock.
-        self._is_used = False
-        self._who = (0, 0, 0, "")
-        self.abandoned = False
 
     def __enter__(self) -> Self:
         self._begin()
         try:
             is_inside = self._is_inside(is_task=False)
-            self._keep(self._lock._acquire(self._is_writer, self._timeout, is_inside))
+            self._enter(self._lock, self._is_writer, self._timeout, is_inside)
+            _held.add(self)
         except BaseException:
-            self._is_used = False
+            # Ctrl-C may have come when it was there already.
+            self.__exit__()
             raise
+        finally:
+            self._waits = False
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            _held.discard(self)
-            self._is_used = False
-            held.release()
 
     async def __aenter__(self) -> Self:
         self._begin()
         try:
-            self._keep(await self._acquired())
+            await self._enter_as_task()
+            _held.add(self)
         except BaseException:
-            self._is_used = False
+            self.__exit__()
             raise
+        finally:
+            self._waits = False
         return self
 
-    async def _acquired(self) -> _core.RwHold:
+    async def _enter_as_task(self) -> None:
         from . import _tasks
 
-        until = _tasks.deadline(self._timeout)
+        until, is_inside = _tasks.deadline(self._timeout), self._is_inside(is_task=True)
         try:
-            return self._lock._acquire(self._is_writer, 0, self._is_inside(is_task=True))
+            self._enter(self._lock, self._is_writer, 0, is_inside)
         except TimedOut as error:
             from ._in_line import ToEnter
 
@@ -278,7 +258,7 @@ class Hold:
             found = await _line(self._lock).wait(wants, until)
             if not found:
                 raise error.with_traceback(None) from None
-            return found[0]
+            self._adopt(found[0])
 
     async def __aexit__(
         self,
@@ -286,13 +266,13 @@ class Hold:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        self.__exit__()
 
     def _begin(self) -> None:
-        if self._is_used:
+        if self._waits or self._is_held:
             msg = "this hold is in use\nask the lock for another one"
             raise RuntimeError(msg)
-        self._is_used = True
+        self._waits = True
         self._who = (os.getpid(), get_ident(), this_task(), self._lock._path)
 
     def _is_inside(self, *, is_task: bool) -> bool:
@@ -304,23 +284,25 @@ class Hold:
         Raises:
             RuntimeError: it would wait for itself, for ever.
         """
-        _, thread, task, _ = self._who
+        # Those that have let go since. (The end of a `with` does nothing but that.)
+        _held.difference_update([hold for hold in _held.copy() if not hold._is_held])
+        pid, thread, task, path = self._who
         mine = [
             hold
             for hold in _held.copy()
-            if hold._who[0] == self._who[0]
-            and hold._who[3] == self._who[3]
+            if (hold._who[0], hold._who[3]) == (pid, path)
             and (hold._who[2] == task if is_task else hold._who[1] == thread)
         ]
         is_alone = self._is_writer or any(hold._is_writer for hold in mine)
-        if mine and is_alone and self._timeout is None:
+        if mine and is_alone:
             msg = (
                 f'the lock "{self._lock.name}" is held by this very thread or task, and would be '
                 "waited for for ever"
             )
             raise RuntimeError(msg)
-        return bool(mine) and not is_alone
+        return bool(mine)
 
-    def _keep(self, held: _core.RwHold) -> None:
-        self._held, self.abandoned = held, held.abandoned
-        _held.add(self)
+    def __repr__(self) -> str:
+        how = "writing" if self._is_writer else "reading"
+        state = "held" if self._is_held else "waits" if self._waits else "not held"
+        return f"<alongside.RWLock {self._lock.name!r}, {how}, {state}>"

@@ -98,6 +98,27 @@ def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bo
     return True
 
 
+class _PortSocket(socket.socket):
+    """A socket that tells when it is closed: servers close what they were given."""
+
+    tells: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, made: socket.socket, closed: Callable[[], None]) -> _PortSocket:
+        """Take a socket over."""
+        taken = cls(made.family, made.type, made.proto, fileno=made.detach())
+        taken.tells = closed
+        return taken
+
+    def close(self) -> None:
+        """Close it, and say so, unless somebody else has its descriptor."""
+        has_descriptor, tells = self.fileno() >= 0, self.tells
+        self.tells = None
+        super().close()
+        if tells is not None and has_descriptor:
+            tells()
+
+
 # A port belongs to the process, whoever has a reference to it.
 _open: set[SharedPort] = set()
 
@@ -110,14 +131,14 @@ class SharedPort(Closing):
 
     Attributes:
         name: the name.
-        mine: whether it is this object that listens.
-        socket: what listens, if it is; else None.
+        socket: what listens, if it is this object that does; else None. To close it is to listen no
+            longer.
     """
 
     def __init__(self, name: str, scope: Scope, host: str, *, listens: bool) -> None:
         self.name = name
-        self.mine = False
-        self.socket: socket.socket | None = None
+        self._is_mine = False
+        self.socket: _PortSocket | None = None
         self._host = host
         self._listens = listens
         self._cell: Cell[Any] = Cell(_PREFIX + name, scope=scope, max_size=_MOST_BYTES)
@@ -129,6 +150,11 @@ class SharedPort(Closing):
         self._callback: OnChange | None = None
         self._pid = os.getpid()
         _open.add(self)
+
+    @property
+    def mine(self) -> bool:
+        """Whether it is this object that listens, until `close()`; none of a forked child does."""
+        return self._is_mine and self._pid == os.getpid()
 
     @property
     def number(self) -> int | None:
@@ -229,16 +255,9 @@ class SharedPort(Closing):
         """Listen, unless another does."""
         if not self._lock._try_acquire_for(id(self)):
             return
-        made: socket.socket | None = None
-        try:
-            made = self._socket(self._said())
-            self._cell.set({"number": made.getsockname()[1], "by": self._lock._mark()})
-        except BaseException:
-            if made is not None:
-                made.close()
-            self._lock._release_for(id(self))
-            raise
-        self.socket, self.mine = made, True
+        self.socket = _PortSocket.of(self._socket(self._said()), self._end_listening)
+        self._cell.set({"number": self.socket.getsockname()[1], "by": self._lock._mark()})
+        self._is_mine = True
 
     def _socket(self, said: dict[str, Any]) -> socket.socket:
         """Give one that listens, at the port that was the last one's if it can be had."""
@@ -255,27 +274,35 @@ class SharedPort(Closing):
         """Listen no longer, and let go of the name. A second time does nothing."""
         _open.discard(self)
         self.on_change(None)
-        is_mine, self.mine = self.mine and self._pid == os.getpid(), False
-        if is_mine:
-            try:
-                self._end_listening()
-            finally:
-                self._cell.close()
-            return
-        self._cell.close()
+        try:
+            self._end_listening()
+        finally:
+            self._cell.close()
 
     def _end_listening(self) -> None:
-        if self.socket is not None:
-            self.socket.close()
+        if self._pid != os.getpid() or not self._lock._is_taken_by(id(self)):
+            return
+        self._is_mine = False
         try:
-            said, version = self._cell.read()
+            if self.socket is not None:
+                self.socket.tells = None
+                self.socket.close()
+            version, said = self._cell._version(), self._said()
         finally:
             self._lock._release_for(id(self))
         # All are told, unless somebody listens already: the number stays for who is next.
-        self._cell.compare_and_set({**said, "by": None}, version=version)
+        if said:
+            self._cell.compare_and_set({**said, "by": None}, version=version)
 
     def __repr__(self) -> str:
-        return f"<alongside.SharedPort {self.name!r}>"
+        if self._cell.closed:
+            return f"<alongside.SharedPort {self.name!r}, closed>"
+        whose = "its number is this one's" if self.mine else "to learn its number"
+        return f"<alongside.SharedPort {self.name!r}, {whose}>"
+
+    def __reduce__(self) -> Any:
+        msg = "a port cannot be pickled\nask shared_port for it in the other process"
+        raise TypeError(msg)
 
 
 SharedPort.__module__ = "alongside"

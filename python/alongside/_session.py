@@ -346,7 +346,9 @@ class Session(_core.Session):
             self.close(timeout=_CLOSE_TIMEOUT if kind is None else 0)
 
     def __del__(self) -> None:
-        if sys is None or not self._is_ours or self._is_closed or self in _kept:
+        # At the very end the module's names are None, those with an underscore before the others.
+        names: Any = (sys, _kept)
+        if None in names or not self._is_ours or self._is_closed or self in _kept:
             return
         # One that the other side has ended is only being tidied away.
         if self._end_reason() is None and not self._may_be_dropped:

@@ -178,14 +178,13 @@ def _start_once(
     lock = Lock(_PREFIX + name, scope=scope)
     with Cell[Any](_PREFIX + name, scope=scope, max_size=_MOST_BYTES) as failures:
         seen = failures._version()
-        task = object()
-        _acquire(lock, id(task), name, until)
-        # One that was started by a program which was killed may have yet to publish.
-        is_begun = lock.abandoned
+        task, is_settled = object(), False
         try:
-            if is_begun:
+            _acquire(lock, id(task), name, until)
+            if lock.abandoned:
+                # One that was started by a program which was killed may have yet to publish.
                 _wait_for_begun(name, scope, until)
-                is_begun = False
+            is_settled = True
             while True:
                 session = _running(name, scope, until)
                 if session is not None:
@@ -202,11 +201,12 @@ def _start_once(
                 if session is not None:
                     return session
         finally:
-            if is_begun:
-                # The next one waits for it, as this one has.
-                lock._abandon_for(id(task))
-            else:
-                lock._release_for(id(task))
+            # Ctrl-C may have come before it was taken.
+            if lock._is_taken_by(id(task)):
+                # The next one waits for what was begun, as this one has.
+                is_begun = lock.abandoned and not is_settled
+                give_back = lock._abandon_for if is_begun else lock._release_for
+                give_back(id(task))
 
 
 def _acquire(lock: Lock, task: int, name: str, until: Until) -> None:

@@ -5,6 +5,8 @@ import datetime
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from alongside import Cell, loops
 
-from tests.conftest import wait_until
+from tests.conftest import has_ended, is_asleep, wait_until
 
 pytestmark = pytest.mark.usefixtures("scope")
 
@@ -819,3 +821,108 @@ def test_a_full_disk_leaves_the_old_value(puppet):
     assert other("cell.get()") == "old"
     other.run("cell.set('new')")
     assert other("cell.get()") == "new"
+
+
+def test_who_waits_by_a_handle_that_is_closed_is_told(cell):
+    """Though the program has another one."""
+    other, told = Cell("a/b"), []
+
+    def wait():
+        try:
+            other.wait(0)
+        except ValueError as error:
+            told.append(str(error))
+
+    async def change():
+        await other.achanged()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+
+    async def main():
+        task = asyncio.create_task(change())
+        await asyncio.sleep(0)
+        other.close()
+        with pytest.raises(ValueError, match="closed"):
+            await task
+
+    asyncio.run(main())
+    thread.join()
+    assert "is closed" in told[0]
+    cell.set(1)
+
+
+def test_who_makes_the_first_value_is_named(cell, puppet):
+    maker = puppet()
+    maker.say("alongside.Cell('a/b').get_or_set(threading.Event().wait)", "exec")
+    wait_until(lambda: not _may_make(cell))
+    with pytest.raises(alongside.TimedOut, match=f"process {maker.pid} has not made the first"):
+        cell.get_or_set(int, timeout=0)
+    os.kill(maker.pid, signal.SIGSTOP)
+    wait_until(lambda: alongside._core.is_stopped(maker.pid))
+    with pytest.raises(alongside.TimedOut, match="and is stopped"):
+        cell.get_or_set(int, timeout=0.01)
+
+
+def test_a_child_forked_in_a_factory_waits_for_the_value(cell):
+    children = []
+
+    def factory():
+        pid = os.fork()
+        if pid:
+            children.append(pid)
+            # Until it waits, or has failed.
+            wait_until(lambda: is_asleep(pid) or has_ended(pid))
+            return "the parent's"
+        status = 1
+        try:
+            status = 0 if Cell("a/b").get_or_set(lambda: "the child's") == "the parent's" else 2
+        finally:
+            os._exit(status)
+
+    assert cell.get_or_set(factory) == "the parent's"
+    assert os.waitpid(children[0], 0)[1] == 0
+
+
+def test_ctrl_c_in_a_factory_lets_the_next_one_try(puppet):
+    other = puppet()
+    other.run(
+        """
+        import random, signal
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        interrupts = 0
+        while interrupts < 500:
+            with alongside.Cell("a/b") as cell:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 60e-6))
+                    try:
+                        cell.get_or_set(int)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    interrupts += 1
+                assert cell.get_or_set(int) == 0
+        """
+    )
+
+
+def test_daemon_threads_that_wait_end_with_the_program_without_a_word(scope):
+    program = """
+import alongside, threading
+lock, cell = alongside.Lock("lock"), alongside.Cell("cell")
+port = alongside.shared_port("port", listen=False, scope="user")
+lock.acquire()
+begun = threading.Barrier(5)
+def wait_in(call):
+    begun.wait()
+    call()
+for call in (lock.acquire, lambda: cell.wait(0), port.wait, lambda: cell.wait(0)):
+    threading.Thread(target=wait_in, args=[call], daemon=True).start()
+begun.wait()
+"""
+    for _ in range(5):
+        argv = [sys.executable, "-c", program]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -214,6 +214,9 @@ def test_statistics_count_what_was_done(echo):
 def test_a_program_ends_quietly_whatever_its_daemon_threads_are_in(call):
     """The interpreter unwinds such a thread when it ends: through this library's frames."""
     source = f"""
+        # Loaded here: Python 3.11 itself may crash if it ends while a daemon thread waits
+        # for another one's import.
+        alongside.start, alongside.Lock, alongside.RWLock, alongside.Cell, alongside.StartFailed
         begun = threading.Semaphore(0)
         def work():
             while True:

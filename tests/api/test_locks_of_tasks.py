@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import alongside
 import pytest
@@ -208,9 +209,11 @@ def test_tasks_read_and_write(rwlock):
         await asyncio.gather(*(write() for _ in range(5)))
         assert inside == ["in", "out"] * 5
         async with rwlock.reading():
-            with pytest.raises(alongside.TimedOut):
+            with pytest.raises(RuntimeError, match="for ever"):
                 async with rwlock.writing(timeout=0.01):
                     pass
+            with pytest.raises(alongside.TimedOut, match=f"process {os.getpid()} has it"):
+                await asyncio.create_task(rwlock.writing(timeout=0.01).__aenter__())
 
     asyncio.run(main())
 
@@ -321,3 +324,56 @@ def test_a_death_that_a_cancelled_task_would_have_heard_of_is_told_the_next(
     asyncio.run(main())
     with lock if kind == "lock" else rwlock.writing() as held:
         assert held.abandoned
+
+
+def test_a_thread_does_not_wait_for_a_task_that_runs_there(lock):
+    async def main():
+        async with lock:
+            for wait in (lock.__enter__, lock.acquire, lambda: lock.acquire(timeout=0.01)):
+                with pytest.raises(RuntimeError, match="very thread"):
+                    wait()
+            # Another thread does.
+            with pytest.raises(alongside.TimedOut):
+                await asyncio.to_thread(lock.acquire, timeout=0.01)
+
+        def take_and_release():
+            lock.acquire()
+            lock.release()
+
+        await asyncio.to_thread(take_and_release)
+        # It is told by who has it now, not by who had it.
+        lock.acquire()
+        thread = asyncio.to_thread(take_and_release)
+        waiting = asyncio.create_task(thread)
+        await asyncio.sleep(0)
+        lock.release()
+        await waiting
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("round_", range(8))
+def test_who_ends_after_waiting_as_a_task_ends_in_order(round_, lock, puppet):
+    """The thread that waited for it may just have got the lock, or be about to."""
+    program = """
+import alongside, asyncio, sys
+async def main():
+    lock = alongside.Lock("a/b")
+    print("begun", flush=True)
+    try:
+        await lock.aacquire(timeout=0.05)
+    except alongside.TimedOut:
+        return
+    lock.arelease()
+asyncio.run(main())
+"""
+    lock.acquire()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"begun\n"
+        # At some moment of its end.
+        until = time.monotonic() + 0.05 + 0.002 * round_
+        wait_until(lambda: time.monotonic() > until)
+        lock.release()
+        assert child.wait() == 0
+    with lock:
+        assert not lock.abandoned

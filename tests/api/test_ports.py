@@ -1,8 +1,12 @@
 """Ports: nobody takes them in between, and their numbers die with who listens."""
 
 import asyncio
+import contextlib
 import errno
+import http.server
 import os
+import pickle
+import resource
 import socket
 import subprocess
 import sys
@@ -317,3 +321,76 @@ def test_errors_speak_of_the_port_and_not_of_what_it_is_made_of(share):
         for ask in (share, alongside.only):
             with pytest.raises(ValueError, match=rf'^"{name}" is '):
                 ask(name)
+
+
+def test_a_server_that_closes_its_socket_listens_no_more(share, puppet):
+    other = puppet()
+    port = share()
+    number = port.number
+    other.run(PORT.format(False))
+    with http.server.HTTPServer(("", 0), http.server.BaseHTTPRequestHandler, False) as server:
+        server.socket.close()
+        server.socket = port.socket
+    assert (port.mine, port.number, other("port.number")) == (False, None, None)
+    # Who asks next has it again.
+    assert share().number == number
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(port)
+
+
+def test_asyncio_s_servers_do_so_too(share):
+    async def main():
+        port = share()
+        server = await asyncio.start_server(print, sock=port.socket)
+        assert port.mine
+        server.close()
+        await server.wait_closed()
+        assert (port.mine, port.number) == (False, None)
+
+    asyncio.run(main())
+
+
+def test_who_has_taken_the_descriptor_goes_on_listening(share):
+    port = share()
+    number = port.number
+    with socket.socket(fileno=port.socket.detach()):
+        port.socket.close()
+        assert (port.mine, port.number) == (True, number)
+        assert reaches(number)
+
+
+def test_a_forked_child_does_not_listen(share):
+    port = share()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(port.mine)
+        finally:
+            os._exit(9)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert port.mine
+
+
+def test_a_shortage_of_descriptors_is_told_as_such(share, puppet):
+    """And not as if nobody listened, or had the lock."""
+    other = puppet()
+    other.run(PORT.format(True))
+    port, lock = share(listen=False), alongside.Lock("p")
+    assert port.number == other("port.number")
+    other.run("lock = alongside.Lock('p'); lock.acquire()")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        for ask in (lambda: port.number, lock.owner):
+            with pytest.raises(OSError, match="Too many open files"):
+                ask()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in opened:
+            os.close(descriptor)
+    assert port.number == other("port.number")
+    assert lock.owner().pid == other.pid

@@ -1,6 +1,8 @@
 """Locks for readers and writers: many read, or one writes."""
 
 import asyncio
+import os
+import signal
 import threading
 
 import alongside
@@ -84,7 +86,7 @@ def test_threads_of_one_program_are_told_apart(rwlock):
 
 
 def test_a_reader_that_is_not_let_go_is_the_process_s(rwlock, puppet):
-    rwlock._acquire(False, None)
+    rwlock.reading().__enter__()
     with pytest.raises(alongside.TimedOut):
         puppet().run("with alongside.RWLock('a/b').writing(timeout=0): pass")
 
@@ -134,3 +136,55 @@ def test_who_would_wait_for_itself_is_told(rwlock):
         await other
 
     asyncio.run(main())
+
+
+def test_who_waited_too_long_learns_for_whom(rwlock, puppet):
+    other, waits = puppet(), puppet()
+    other.run("lock = alongside.RWLock('a/b')")
+    for way in ("reading", "writing"):
+        other.run(f"hold = lock.{way}(); hold.__enter__()")
+        with pytest.raises(alongside.TimedOut, match=f"process {other.pid} has it$"):
+            rwlock.writing(timeout=0).__enter__()
+        other.run("hold.__exit__(None, None, None)")
+    # A writer that waits has the door, and keeps it where it is stopped.
+    other.run("hold = lock.reading(); hold.__enter__()")
+    waits.say("alongside.RWLock('a/b').writing().__enter__()", "exec")
+    wait_until(lambda: not may_read(rwlock))
+    os.kill(waits.pid, signal.SIGSTOP)
+    wait_until(lambda: alongside._core.is_stopped(waits.pid))
+    with pytest.raises(alongside.TimedOut, match=f"{waits.pid} is the next to have it, and is st"):
+        rwlock.reading(timeout=0).__enter__()
+
+
+INTERRUPTED = """
+import random, signal
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+rwlock, interrupts = alongside.RWLock("a/b"), 0
+while interrupts < {count}:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 120e-6))
+        try:
+            with rwlock.{way}(timeout=0):
+                pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupts += 1
+"""
+
+
+@pytest.mark.parametrize("way", ["reading", "writing"])
+def test_ctrl_c_at_any_moment_of_a_with_lets_go(way, rwlock, puppet):
+    other = puppet()
+    other.run(INTERRUPTED.format(way=way, count=2000))
+    with rwlock.writing(timeout=0):
+        pass
+
+
+def test_a_hold_says_what_it_is(rwlock):
+    hold = rwlock.reading()
+    assert repr(hold) == "<alongside.RWLock 'a/b', reading, not held>"
+    with hold:
+        assert "reading, held" in repr(hold)

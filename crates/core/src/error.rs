@@ -74,6 +74,8 @@ pub enum Error {
     Stuck(String),
     /// What this program shares with others was taken away; the text says how to share it anew.
     ScopeLost(String),
+    /// This process is about to end and has let go of all that it shares; the text says what came too late.
+    Ending(String),
     /// What was asked for breaks a rule, which the text says.
     Rule(String),
     /// No memory for a message of so many bytes; it can still be received.

@@ -29,7 +29,9 @@ pub mod rwlock;
 
 use std::time::Duration;
 
-use alongside_sys::own_pid;
+use alongside_sys::file::{self, Hold};
+use alongside_sys::process::is_stopped;
+use alongside_sys::{Fd, own_pid};
 
 pub use hearing::Hearing;
 pub use held::leave_all;
@@ -40,4 +42,27 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A stretch of bytes whose length says which process has locked it.
 pub(crate) fn signed(at: u64) -> (u64, u64) {
     (at, u64::from(own_pid()))
+}
+
+/// Who is in the way of one that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTheWay {
+    /// The process.
+    pub pid: u32,
+    /// Whether it waits itself, and keeps its place.
+    pub waits: bool,
+    /// Whether it is stopped.
+    pub is_stopped: bool,
+}
+
+impl InTheWay {
+    pub(crate) fn new(pid: u32, waits: bool) -> InTheWay {
+        InTheWay { pid, waits, is_stopped: is_stopped(pid) }
+    }
+
+    /// The process that has locked a signed stretch, in a way that shuts this one out.
+    pub(crate) fn of(file: &Fd, against: Hold, at: u64, waits: bool) -> Option<InTheWay> {
+        let (_, bytes) = file::holder(file, against, at, 1).ok()??;
+        Some(InTheWay::new(bytes as u32, waits))
+    }
 }

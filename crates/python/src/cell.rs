@@ -85,16 +85,38 @@ impl Cell {
     fn go_through<T: Send>(
         &self,
         py: Python<'_>,
+        act: impl FnMut() -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        self.go_through_or(py, act, |error| self.failed(py, error))
+    }
+
+    /// The same, with errors of its own.
+    fn go_through_or<T: Send>(
+        &self,
+        py: Python<'_>,
         mut act: impl FnMut() -> Result<T, Error> + Send,
+        failed: impl FnOnce(Error) -> PyErr,
     ) -> PyResult<T> {
         alongside_sys::look_again_soon();
         loop {
             match py.detach(&mut act) {
                 Ok(done) => return Ok(done),
                 Err(Error::Interrupted) => py.check_signals()?,
-                Err(error) => return Err(self.failed(py, error)),
+                Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// What is said to who has waited too long for the first value.
+    fn not_made(&self) -> String {
+        let (who, how) = match self.core.first_maker() {
+            Some(it) => {
+                (format!("process {}", it.pid), if it.is_stopped { ", and is stopped" } else { "" })
+            }
+            None => ("another thread or program".into(), ""),
+        };
+        let name = self.core.name();
+        format!("{who} has not made the first value of the cell {name:?} before the deadline{how}")
     }
 
     fn found<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>, u64)>> {
@@ -411,14 +433,21 @@ impl Cell {
     /// Waits until there is a value, which gives None, or until this program is to make it.
     fn _make_first(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<First>> {
         let until = deadline(timeout)?;
-        let first = self.go_through(py, || self.core.make_first(until))?;
+        let first = self.go_through_or(
+            py,
+            || self.core.make_first(until),
+            |error| match error {
+                Error::TimedOut => raise(py, "TimedOut", &self.not_made()),
+                error => self.failed(py, error),
+            },
+        )?;
         Ok(first.map(|first| First { core: Mutex::new(Some(first)) }))
     }
 
     /// Give the processes that hold it, this one among them.
     fn holders(&self, py: Python<'_>) -> PyResult<Vec<Peer>> {
         let pids = py.detach(|| self.core.holders()).map_err(|error| self.failed(py, error))?;
-        Ok(pids.into_iter().filter_map(Peer::of_running).collect())
+        pids.into_iter().filter_map(|pid| Peer::of_running(pid).transpose()).collect()
     }
 
     fn close(&self, py: Python<'_>) {

@@ -1,7 +1,8 @@
 //! The one place where the core's errors become Python's exceptions.
 
 use alongside_core::{Error, NotAdopted, StartFailure};
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
+use alongside_sys::is_main_thread;
+use pyo3::exceptions::{PyMemoryError, PyOSError, PySystemExit, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -108,6 +109,10 @@ pub(crate) fn to_python(py: Python<'_>, error: Error, pid: Option<u32>) -> PyErr
         Error::NotFound(text) => raise(py, "NotFound", &text),
         Error::NoScope(text) => raise(py, "NoScope", &text),
         Error::Rule(text) => PyValueError::new_err(text),
+        // Of other threads only those are left that the program does not wait for. They end, and nobody
+        // is told, as nobody is told of those that sleep.
+        Error::Ending(_) if !is_main_thread() => PySystemExit::new_err(()),
+        Error::Ending(text) => PyValueError::new_err(text),
         Error::Stuck(text) => raise(py, "TimedOut", &text),
         Error::ScopeLost(text) => raise(py, "ScopeLost", &text),
         Error::NotLendable(text) => PyValueError::new_err(text),

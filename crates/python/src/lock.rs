@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alongside_core::directory::seeking::check_name as core_check_name;
-use alongside_core::shared::PATIENCE;
 use alongside_core::shared::lock::{Lock as CoreLock, owners};
 use alongside_core::shared::rwlock::{
     RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock, Way,
 };
+use alongside_core::shared::{InTheWay, PATIENCE};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::cell::opened;
 use crate::directory::scope_of;
 use crate::endpoint::deadline;
 use crate::errors::{raise, to_python};
-use crate::named::Named;
 use crate::peer::Peer;
 
 /// What stands for this thread among those that take locks: no other living thread has it, nor any object.
@@ -81,14 +81,8 @@ impl Lock {
     }
 
     fn failed(&self, py: Python<'_>, error: Error) -> PyErr {
-        static NOT_FREE: Named = Named::new("alongside._locks", "not_free");
-        if error == Error::TimedOut
-            && let Ok(owner) = self.owner(py)
-        {
-            let said = NOT_FREE.get(py).and_then(|text| text.call1((&self.opening.name, owner)));
-            return said.map_or_else(|other| other, PyErr::from_value);
-        }
-        failed(py, &self.opening.name, error)
+        let in_the_way = || self.core(py).ok()?.in_the_way();
+        failed(py, &self.opening.name, error, in_the_way)
     }
 
     fn take(&self, py: Python<'_>, taker: usize, until: Deadline) -> PyResult<()> {
@@ -99,7 +93,14 @@ impl Lock {
                 self.opening.name
             )));
         }
-        let abandoned = match core.acquire(taker, Deadline::Now) {
+        let abandoned = match core.acquire(taker, this_thread(), Deadline::Now) {
+            Err(Error::TimedOut) if taker == this_thread() && core.is_taken_in(taker) => {
+                return Err(misused(&format!(
+                    "the lock {:?} is held by a task that runs in this very thread, and would be waited \
+                     for for ever\nasync with waits for it",
+                    self.opening.name
+                )));
+            }
             Err(Error::TimedOut | Error::Interrupted) if until != Deadline::Now => {
                 self.wait(py, &core, taker, until)?
             }
@@ -118,7 +119,7 @@ impl Lock {
     ) -> PyResult<bool> {
         alongside_sys::look_again_soon();
         loop {
-            match py.detach(|| core.acquire(taker, until)) {
+            match py.detach(|| core.acquire(taker, this_thread(), until)) {
                 Err(Error::Interrupted) => py.check_signals()?,
                 taken => return taken.map_err(|error| self.failed(py, error)),
             }
@@ -150,11 +151,14 @@ fn misused(text: &str) -> PyErr {
     PyRuntimeError::new_err(text.to_owned())
 }
 
-fn failed(py: Python<'_>, name: &str, error: Error) -> PyErr {
+fn failed(
+    py: Python<'_>,
+    name: &str,
+    error: Error,
+    in_the_way: impl FnOnce() -> Option<InTheWay>,
+) -> PyErr {
     match error {
-        Error::TimedOut => {
-            raise(py, "TimedOut", &format!("the lock {name:?} was not free before the deadline"))
-        }
+        Error::TimedOut => raise(py, "TimedOut", &not_free(name, in_the_way())),
         Error::HandleLost(_) => raise(
             py,
             "HandleLost",
@@ -162,6 +166,15 @@ fn failed(py: Python<'_>, name: &str, error: Error) -> PyErr {
         ),
         error => to_python(py, error, None),
     }
+}
+
+/// What is said to who has waited too long.
+fn not_free(name: &str, in_the_way: Option<InTheWay>) -> String {
+    let late = format!("the lock {name:?} was not free before the deadline");
+    let Some(InTheWay { pid, waits, is_stopped }) = in_the_way else { return late };
+    let how = if waits { "is the next to have it" } else { "has it" };
+    let stopped = if is_stopped { ", and is stopped" } else { "" };
+    format!("{late}: process {pid} {how}{stopped}")
 }
 
 fn open(py: Python<'_>, opening: &Opening) -> PyResult<CoreLock> {
@@ -234,7 +247,7 @@ impl Lock {
 
     /// Give the process that has it; None if nobody does.
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Peer>> {
-        Ok(self._mark(py)?.and_then(|(pid, _)| Peer::of_running(pid)))
+        self._mark(py)?.map_or(Ok(None), |(pid, _)| Peer::of_running(pid))
     }
 
     /// What tells the process that has it from all others: its number, and when it began.
@@ -249,7 +262,7 @@ impl Lock {
     }
 
     fn _try_acquire_for(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
-        match self.core(py)?.acquire(taker, Deadline::Now) {
+        match self.core(py)?.acquire(taker, this_thread(), Deadline::Now) {
             Ok(abandoned) => {
                 self.abandoned.store(abandoned, Ordering::Relaxed);
                 Ok(true)
@@ -279,13 +292,18 @@ impl Lock {
 
     /// Makes it another taker's, if it is this one's.
     fn _pass_on(&self, py: Python<'_>, from_: usize, to: usize) -> PyResult<()> {
-        self.core(py)?.pass_on(from_, to);
+        self.core(py)?.pass_on(from_, to, this_thread());
         Ok(())
     }
 
     /// Whether this taker has it.
     fn _is_taken_by(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
         Ok(self.core(py)?.taker() == taker)
+    }
+
+    /// The error of who has waited too long.
+    fn _not_free(&self, py: Python<'_>) -> PyErr {
+        self.failed(py, Error::TimedOut)
     }
 
     #[getter]
@@ -302,6 +320,12 @@ impl Drop for Lock {
             core.keep_if_taken();
         }
     }
+}
+
+/// Whether a process is stopped.
+#[pyfunction]
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    alongside_sys::process::is_stopped(pid)
 }
 
 /// The names of locks that somebody has, and the process.
@@ -358,25 +382,6 @@ impl RwLock {
         &self.opening.name
     }
 
-    #[pyo3(signature = (is_writer, timeout, is_inside=false))]
-    fn _acquire(
-        &self,
-        py: Python<'_>,
-        is_writer: bool,
-        timeout: Option<f64>,
-        is_inside: bool,
-    ) -> PyResult<RwHold> {
-        let until = deadline(timeout)?;
-        let way = match (is_writer, is_inside) {
-            (true, _) => Way::Writer,
-            (false, true) => Way::ReaderInside,
-            (false, false) => Way::Reader,
-        };
-        let mut entry = self.core(py)?.entry(way);
-        alongside_sys::look_again_soon();
-        wait_for(py, &self.opening.name, &mut entry, until)
-    }
-
     /// Somebody who waits now and then.
     fn _entry(&self, py: Python<'_>, is_writer: bool) -> PyResult<RwEntry> {
         let way = if is_writer { Way::Writer } else { Way::Reader };
@@ -395,14 +400,12 @@ fn wait_for(
     name: &str,
     entry: &mut CoreEntry,
     until: Deadline,
-) -> PyResult<RwHold> {
+) -> PyResult<CoreHold> {
     loop {
         match py.detach(|| entry.acquire(until)) {
             Err(Error::Interrupted) => py.check_signals()?,
-            Err(error) => return Err(failed(py, name, error)),
-            Ok(hold) => {
-                return Ok(RwHold { abandoned: hold.abandoned, core: Mutex::new(Some(hold)) });
-            }
+            Err(error) => return Err(failed(py, name, error, || entry.in_the_way())),
+            Ok(hold) => return Ok(hold),
         }
     }
 }
@@ -422,7 +425,9 @@ impl RwEntry {
     fn acquire(&self, py: Python<'_>, timeout: f64) -> PyResult<RwHold> {
         let until = deadline(Some(timeout))?;
         let mut entry = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        wait_for(py, &self.name, &mut entry, until)
+        let hold = RwHold::new();
+        hold.keep(wait_for(py, &self.name, &mut entry, until)?);
+        Ok(hold)
     }
 
     /// Gives up its place.
@@ -431,24 +436,88 @@ impl RwEntry {
     }
 }
 
-/// What somebody has of a lock, until it is released.
-#[pyclass(frozen, module = "alongside._core")]
+/// What somebody has of a lock, until it is released. It is kept here before Python sees that it was taken,
+/// and let go in one step with the end of the `with`: Ctrl-C comes before or after that.
+#[pyclass(frozen, subclass, module = "alongside._core")]
 pub(crate) struct RwHold {
     core: Mutex<Option<CoreHold>>,
-    #[pyo3(get)]
-    abandoned: bool,
+    abandoned: AtomicBool,
+}
+
+impl RwHold {
+    fn new() -> RwHold {
+        RwHold { core: Mutex::new(None), abandoned: AtomicBool::new(false) }
+    }
+
+    fn keep(&self, hold: CoreHold) {
+        self.abandoned.store(hold.abandoned, Ordering::Relaxed);
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+    }
+
+    fn take(&self) -> Option<CoreHold> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 #[pymethods]
 impl RwHold {
-    fn release(&self, py: Python<'_>) {
-        let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+    #[new]
+    #[pyo3(signature = (*_args, **_named))]
+    fn empty(_args: &Bound<'_, PyTuple>, _named: Option<&Bound<'_, PyDict>>) -> RwHold {
+        RwHold::new()
+    }
+
+    /// Whether the last writer ended while it had the lock.
+    #[getter]
+    fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process has it.
+    #[getter]
+    fn _is_held(&self) -> bool {
+        let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        hold.as_ref().is_some_and(CoreHold::is_ours)
+    }
+
+    /// Takes it; `is_inside` says that the reader reads already.
+    #[pyo3(signature = (lock, is_writer, timeout, is_inside))]
+    fn _enter(
+        &self,
+        py: Python<'_>,
+        lock: &RwLock,
+        is_writer: bool,
+        timeout: Option<f64>,
+        is_inside: bool,
+    ) -> PyResult<()> {
+        let until = deadline(timeout)?;
+        let way = match (is_writer, is_inside) {
+            (true, _) => Way::Writer,
+            (false, true) => Way::ReaderInside,
+            (false, false) => Way::Reader,
+        };
+        let mut entry = lock.core(py)?.entry(way);
+        alongside_sys::look_again_soon();
+        self.keep(wait_for(py, &lock.opening.name, &mut entry, until)?);
+        Ok(())
+    }
+
+    /// Takes over what another one has.
+    fn _adopt(&self, other: &RwHold) {
+        if let Some(hold) = other.take() {
+            self.keep(hold);
+        }
+    }
+
+    #[pyo3(signature = (*_of_the_end))]
+    fn __exit__(&self, py: Python<'_>, _of_the_end: &Bound<'_, PyTuple>) {
+        let hold = self.take();
         py.detach(|| drop(hold));
     }
 
     /// Leaves it as it was found: the next one is told the same.
     fn abandon(&self, py: Python<'_>) {
-        let hold = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let hold = self.take();
         py.detach(|| hold.map(CoreHold::abandon));
     }
 }

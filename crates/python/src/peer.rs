@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use alongside_sys::Errno;
 use alongside_sys::process::Process;
 use pyo3::prelude::*;
 
@@ -50,10 +51,13 @@ impl From<&alongside_core::Identity> for Peer {
 
 impl Peer {
     /// The process with this number, if it runs.
-    pub(crate) fn of_running(pid: u32) -> Option<Peer> {
-        let process = Process::open(pid).ok()?;
-        let uid = process.user()?;
-        Some(Peer::from(&process.identity(uid)))
+    pub(crate) fn of_running(pid: u32) -> PyResult<Option<Peer>> {
+        let process = match Process::open(pid) {
+            Ok(process) => process,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            Err(errno) => return Err(std::io::Error::from(errno).into()),
+        };
+        Ok(process.user().map(|uid| Peer::from(&process.identity(uid))))
     }
 }
 

@@ -347,8 +347,19 @@ fn start_time_s(proc: &std::path::Path) -> Option<f64> {
     Some(seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot)
 }
 
+/// Whether a process is stopped, by a signal or a debugger: field 3 of proc_pid_stat(5).
+pub fn is_stopped(pid: u32) -> bool {
+    let state = stat_field(std::path::Path::new(&format!("/proc/{pid}")), 3);
+    state.is_some_and(|state| state == "T" || state == "t")
+}
+
 /// Field 22 of proc_pid_stat(5): when it began, in clock ticks since boot.
 fn begun_ticks(proc: &std::path::Path) -> Option<u64> {
+    stat_field(proc, 22)?.parse().ok()
+}
+
+/// A field of proc_pid_stat(5), counted from 1 as there, and from 3 on.
+fn stat_field(proc: &std::path::Path, number: usize) -> Option<String> {
     // One read of one page holds all of it; the length that the file claims is 0.
     let mut page = [0; 4096];
     let length = std::fs::File::open(proc.join("stat")).ok()?.read(&mut page).ok()?;
@@ -356,7 +367,7 @@ fn begun_ticks(proc: &std::path::Path) -> Option<u64> {
     // The name in field 2 may hold anything, parentheses included: fields count from the last one.
     let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?;
-    fields.split(' ').nth(22 - 3)?.parse().ok()
+    fields.split(' ').nth(number - 3).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::shared::gate::{Attention, Patience};
 use crate::shared::hearing::{Hearing, Listener};
 use crate::shared::held::{Content, Held, Kind, Once, Wanted, living};
-use crate::shared::{PATIENCE, signed};
+use crate::shared::{InTheWay, PATIENCE, signed};
 
 /// Where who makes the first value locks bytes.
 const FIRST_AT: u64 = 1 << 36;
@@ -79,6 +79,8 @@ pub struct Cell {
     generation: u32,
     /// None once it is closed.
     shared: Timed<Option<Arc<Shared>>>,
+    /// The same, for those who wait.
+    is_closed: Arc<AtomicBool>,
 }
 
 /// The right to make the first value, until this is dropped, whether there is one then or not.
@@ -230,7 +232,8 @@ impl Cell {
             shared
         });
         let name = shared.held.wanted.name.clone();
-        Ok(Cell { name, generation: fork::generation(), shared: Timed::new(Some(shared)) })
+        let (generation, is_closed) = (fork::generation(), Arc::default());
+        Ok(Cell { name, generation, shared: Timed::new(Some(shared)), is_closed })
     }
 
     #[inline]
@@ -239,9 +242,15 @@ impl Cell {
         if self.generation != fork::generation() {
             return Err(Error::Forked);
         }
-        let open = self.shared.lock_for_sure().clone();
-        // At the end of the process all are left, whatever handles there are.
-        open.filter(|shared| !shared.held.is_left()).ok_or_else(|| closed(self.name.as_str()))
+        match &*self.shared.lock_for_sure() {
+            // At the end of the process all are left, whatever handles there are.
+            Some(open) if open.held.is_left() => Err(open.held.left("cell")),
+            Some(open) => Ok(Arc::clone(open)),
+            None => {
+                let name = self.name.as_str();
+                Err(Error::Rule(format!("the cell {name:?} is closed; open it again")))
+            }
+        }
     }
 
     /// Its name.
@@ -300,7 +309,7 @@ impl Cell {
                 return Ok(value);
             }
             sleep(words, next, LOOK_AGAIN, until)?;
-            shared.check_use()?;
+            shared.check_use(&self.is_closed)?;
         }
     }
 
@@ -331,9 +340,15 @@ impl Cell {
             }
             sleep(words, next, look_after, until)?;
             look_after = (look_after * 2).min(IS_IT_STILL_ALIVE);
-            shared.check_use()?;
+            shared.check_use(&self.is_closed)?;
             attention.look()?;
         }
+    }
+
+    /// The process that makes the first value, if that is another one.
+    pub fn first_maker(&self) -> Option<InTheWay> {
+        let (at, _) = signed(FIRST_AT);
+        InTheWay::of(&self.opened().ok()?.held.file, Hold::Alone, at, false)
     }
 
     /// The processes that hold it.
@@ -347,6 +362,7 @@ impl Cell {
             return;
         }
         let Some(mine) = self.shared.lock_for_sure().take() else { return };
+        self.is_closed.store(true, Ordering::Release);
         let is_last = OPEN.with(|open| {
             let is_last = mine.handles.fetch_sub(1, Ordering::Relaxed) == 1;
             if is_last {
@@ -355,8 +371,9 @@ impl Cell {
             }
             is_last
         });
+        // Some may wait by this very handle.
+        mine.wake_those_here();
         if is_last {
-            mine.wake_those_here();
             mine.held.leave();
         }
     }
@@ -377,6 +394,7 @@ impl Cell {
 #[derive(Debug)]
 pub struct Changes {
     shared: Arc<Shared>,
+    is_closed: Arc<AtomicBool>,
     set: PollSet,
     listener: Listener,
     followed: Timed<Option<Process>>,
@@ -394,7 +412,8 @@ impl Changes {
         let set = PollSet::new().map_err(&os)?;
         let listener = Listener::new(&shared.held.file).map_err(&os)?;
         set.add(&listener, WRITTEN, Watch::Level).map_err(&os)?;
-        Ok(Changes { shared, set, listener, followed: Timed::default() })
+        let (is_closed, followed) = (Arc::clone(&cell.is_closed), Timed::default());
+        Ok(Changes { shared, is_closed, set, listener, followed })
     }
 
     /// Where it hears of its cell, as others of this process hear of theirs.
@@ -441,7 +460,7 @@ impl Changes {
         let tokens = ready.tokens();
         if tokens.contains(&WRITTEN) {
             self.listener.put_out();
-            self.shared.check_use()?;
+            self.shared.check_use(&self.is_closed)?;
         }
         Ok(tokens.iter().any(|token| *token != HEARD))
     }
@@ -453,7 +472,7 @@ impl Changes {
 
     /// Whether the cell was closed here, or this process has let go of all at its end.
     pub fn is_over(&self) -> bool {
-        self.shared.held.is_left()
+        self.shared.held.is_left() || self.is_closed.load(Ordering::Acquire)
     }
 
     fn check_ours(&self) -> Result<(), Error> {
@@ -477,10 +496,6 @@ pub fn names(scope: &Scope) -> Result<Vec<String>, Error> {
     })?;
     found.sort();
     Ok(found)
-}
-
-fn closed(name: &str) -> Error {
-    Error::Rule(format!("the cell {name:?} is closed; open it again"))
 }
 
 /// Sleeps until the next value comes, but no longer than this.
@@ -556,15 +571,15 @@ impl Shared {
     }
 
     /// Whether it is of use to go on waiting.
-    fn check_use(&self) -> Result<(), Error> {
-        if self.held.is_left() {
-            return Err(closed(self.held.wanted.name.as_str()));
+    fn check_use(&self, is_closed: &AtomicBool) -> Result<(), Error> {
+        if self.held.is_left() || is_closed.load(Ordering::Acquire) {
+            return Err(self.held.left("cell"));
         }
         // Each time: several may be told of the same thing, and it is not told again.
         self.held.check_place("cell")
     }
 
-    /// Has whoever waits here look again: the last handle of this process is closed.
+    /// Has whoever waits here look again: a handle of this process is closed.
     fn wake_those_here(&self) {
         if let Some(words) = self.words.get() {
             for which in [0, 1] {
@@ -606,5 +621,8 @@ impl Shared {
 }
 
 pub(crate) fn leave_all() {
-    CELLS.all().iter().for_each(|shared| shared.held.leave());
+    for shared in CELLS.all() {
+        shared.held.will_end();
+        shared.held.leave();
+    }
 }

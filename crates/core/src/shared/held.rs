@@ -71,6 +71,8 @@ pub(crate) struct Held {
     home: Home,
     directory: Directory,
     is_left: AtomicBool,
+    /// It was left because the process is about to end.
+    is_ending: AtomicBool,
     is_gone: AtomicBool,
 }
 
@@ -215,8 +217,8 @@ impl Held {
     fn new(wanted: Wanted, file: Fd, home: Home, directory: Directory) -> Result<Held, Error> {
         let failed = |errno| Error::File(directory.path().to_owned(), errno);
         let identity = file::facts_of(&file).map_err(failed)?.identity();
-        let (is_left, is_gone) = Default::default();
-        Ok(Held { file, wanted, identity, home, directory, is_left, is_gone })
+        let (is_left, is_ending, is_gone) = Default::default();
+        Ok(Held { file, wanted, identity, home, directory, is_left, is_ending, is_gone })
     }
 
     /// Whether this is the process that holds it.
@@ -302,6 +304,23 @@ impl Held {
     /// It is about to be left: nobody in this process is to share it any more.
     pub(crate) fn will_be_left(&self) {
         self.is_left.store(true, Ordering::Release);
+    }
+
+    /// The same, because the process is about to end.
+    pub(crate) fn will_end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+        self.will_be_left();
+    }
+
+    /// The error of who asks for it when it is left.
+    pub(crate) fn left(&self, what: &str) -> Error {
+        let name = self.wanted.name.as_str();
+        if self.is_ending.load(Ordering::Acquire) {
+            return Error::Ending(format!(
+                "the {what} {name:?} is asked for too late: this program has let go of all at its end"
+            ));
+        }
+        Error::Rule(format!("the {what} {name:?} is closed; open it again"))
     }
 
     /// Lets go of it, and takes its name away if nobody else holds it. A second time does nothing. Who opens

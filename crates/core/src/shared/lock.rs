@@ -33,6 +33,7 @@ use crate::deadline::Deadline;
 use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
+use crate::shared::InTheWay;
 use crate::shared::gate::Attention;
 use crate::shared::held::{Content, Held, Kind, Once, Wanted, is_held_by, living};
 
@@ -170,6 +171,8 @@ struct Shared {
     turn: TimedLock,
     /// Who of this process has it; zero for nobody.
     taker: AtomicUsize,
+    /// In which of its threads: another than the taker if that is a task.
+    thread: AtomicUsize,
     /// When its name was looked for last.
     looked_ns: AtomicU64,
 }
@@ -197,9 +200,9 @@ impl Lock {
         let held = wanted.open_or_make(&Form(Kind::Lock), until)?;
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
         let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
-        let (turn, taker, looked_ns) = Default::default();
-        let shared =
-            LOCKS.share(Shared { held, number: record.number, words, turn, taker, looked_ns });
+        let number = record.number;
+        let (turn, taker, thread, looked_ns) = Default::default();
+        let shared = LOCKS.share(Shared { held, number, words, turn, taker, thread, looked_ns });
         shared.disown().map_err(|errno| shared.held.failed(errno))?;
         Ok(Lock { shared })
     }
@@ -215,25 +218,36 @@ impl Lock {
         self.shared.taker.load(Ordering::Relaxed)
     }
 
-    /// Makes it another's of this process, if it is this one's.
-    pub fn pass_on(&self, from: usize, to: usize) {
-        let _ = self.shared.taker.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    /// Makes it another's of this process, in that thread, if it is this one's.
+    pub fn pass_on(&self, from: usize, to: usize, thread: usize) {
+        let taker = &self.shared.taker;
+        if taker.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.shared.thread.store(thread, Ordering::Relaxed);
+        }
     }
 
-    /// Takes it for a thread or a task of this process, which is no zero, or says why not; gives whether its
-    /// last owner ended with it.
+    /// Whether somebody has it who can go on only if this thread does not wait.
+    pub fn is_taken_in(&self, thread: usize) -> bool {
+        self.taker() != 0 && self.shared.thread.load(Ordering::Relaxed) == thread
+    }
+
+    /// Takes it for a task of this process, which is no zero, or else for a thread, in that thread, or says
+    /// why not; gives whether its last owner ended with it.
     #[inline]
-    pub fn acquire(&self, taker: usize, until: Deadline) -> Result<bool, Error> {
+    pub fn acquire(&self, taker: usize, thread: usize, until: Deadline) -> Result<bool, Error> {
         let shared = &*self.shared;
         if shared.held.is_left() {
-            return Err(ending(&shared.held));
+            return Err(shared.held.left("lock"));
         }
         if !shared.turn.try_lock() {
             shared.turn.lock(until.left())?;
         }
         let taken = self.acquire_among_processes(until);
         match taken {
-            Ok(_) => shared.taker.store(taker, Ordering::Relaxed),
+            Ok(_) => {
+                shared.thread.store(thread, Ordering::Relaxed);
+                shared.taker.store(taker, Ordering::Relaxed);
+            }
             Err(_) => shared.turn.unlock(),
         }
         taken
@@ -255,7 +269,7 @@ impl Lock {
                 return Err(Error::TimedOut);
             }
             if shared.held.is_left() {
-                return Err(ending(&shared.held));
+                return Err(shared.held.left("lock"));
             }
             // L3. If it is even, it is being given back, or taken: that takes a moment, and may be told.
             let most = if record.is_taken() { IS_IT_ALIVE } else { A_MOMENT };
@@ -311,11 +325,12 @@ impl Lock {
     pub fn owner(&self) -> Result<Option<(u32, u64)>, Error> {
         let shared = &*self.shared;
         let record = shared.record()?;
-        let lives = || {
-            let process = process::Process::open(record.pid);
-            process.is_ok_and(|it| {
-                it.mark().begun.is_none_or(|begun| begun == record.begun) && !it.is_over()
-            })
+        let lives = || match process::Process::open(record.pid) {
+            Err(Errno::SRCH | Errno::INVAL) => Ok(false),
+            Err(errno) => Err(Error::os("asking for a lock's owner")(errno)),
+            Ok(it) => {
+                Ok(it.mark().begun.is_none_or(|begun| begun == record.begun) && !it.is_over())
+            }
         };
         // A process that has run another program since is the same, and has nothing any more.
         let has_it = || match record.pid == own_pid() {
@@ -324,8 +339,14 @@ impl Lock {
                 is_held_by(&shared.held.file, record.pid).map_err(|errno| shared.held.failed(errno))
             }
         };
-        let is_owned = record.is_taken() && lives() && has_it()?;
+        let is_owned = record.is_taken() && lives()? && has_it()?;
         Ok(is_owned.then_some((record.pid, record.begun)))
+    }
+
+    /// Who is in the way of those that wait, if that can be told.
+    pub fn in_the_way(&self) -> Option<InTheWay> {
+        let (pid, _) = self.owner().ok()??;
+        Some(InTheWay::new(pid, false))
     }
 
     /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
@@ -350,7 +371,7 @@ impl Shared {
     #[inline]
     fn check_place(&self) -> Result<(), Error> {
         if self.held.is_left() {
-            return Err(ending(&self.held));
+            return Err(self.held.left("lock"));
         }
         let now = coarse_clock_ns();
         if self.looked_ns.swap(now, Ordering::Relaxed) == now {
@@ -399,14 +420,6 @@ impl Shared {
     }
 }
 
-/// The error of who takes a lock after this process has left all.
-pub(crate) fn ending(held: &Held) -> Error {
-    let name = held.wanted.name.as_str();
-    Error::Rule(format!(
-        "the lock {name:?} is taken too late: this program has let go of all at its end"
-    ))
-}
-
 /// The locks that somebody has, and which process; rwlocks that somebody writes under.
 pub fn owners(scope: &Scope) -> Result<Vec<(String, u32)>, Error> {
     let mut found = Vec::new();
@@ -438,7 +451,7 @@ pub(crate) fn leave_all() {
     // One that is held stays so to the very end, and is abandoned then. Threads that wait see that they are
     // too late, and no other takes it from here on: its turn is not given back.
     for shared in LOCKS.all() {
-        shared.held.will_be_left();
+        shared.held.will_end();
         let is_held = shared.taker.load(Ordering::Relaxed) != 0;
         if !is_held && shared.turn.lock(Some(5 * IS_IT_ALIVE)).is_ok() {
             shared.held.leave();

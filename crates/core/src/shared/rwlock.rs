@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::shared::gate::Attention;
 use crate::shared::held::{Held, Kind, Once, Wanted};
 use crate::shared::lock::{Form, IS_IT_ALIVE, Record, WORD_AT};
-use crate::shared::{lock, signed};
+use crate::shared::{InTheWay, lock, signed};
 
 /// Where the bytes of the door and of the room are.
 const DOOR_AT: u64 = 1 << 36;
@@ -141,6 +141,15 @@ impl RwEntry {
         }
     }
 
+    /// Who is in its way, if that can be told: in the room, or at the door, which a writer may have itself.
+    pub fn in_the_way(&self) -> Option<InTheWay> {
+        let file = &self.lock.shared.held.file;
+        let against = if self.way == Way::Writer { Hold::Alone } else { Hold::Shared };
+        [(against, ROOM_AT), (Hold::Shared, DOOR_AT)]
+            .into_iter()
+            .find_map(|(against, at)| InTheWay::of(file, against, at, at == DOOR_AT))
+    }
+
     /// Gives up its place.
     pub fn leave(&mut self) {
         self.file = None;
@@ -152,7 +161,7 @@ fn wait(shared: &Shared, file: &Fd, way: Way, until: Deadline) -> Result<(), Err
     let attention = Attention::new();
     loop {
         if shared.held.is_left() {
-            return Err(lock::ending(&shared.held));
+            return Err(shared.held.left("lock"));
         }
         let record = Record::of(&shared.held, file, shared.number)?;
         if try_enter(file, way).map_err(|errno| shared.held.failed(errno))? {
@@ -172,8 +181,8 @@ fn wait(shared: &Shared, file: &Fd, way: Way, until: Deadline) -> Result<(), Err
 /// Goes through the door into the room, if nobody is in the way.
 fn try_enter(file: &Fd, way: Way) -> Result<bool, Errno> {
     let is_writer = way == Way::Writer;
-    let (how, (_, bytes)) =
-        if is_writer { (Hold::Alone, signed(0)) } else { (Hold::Shared, (0, 1)) };
+    let how = if is_writer { Hold::Alone } else { Hold::Shared };
+    let (_, bytes) = signed(0);
     if way == Way::ReaderInside {
         return file::lock(file, how, ROOM_AT, bytes);
     }
@@ -220,7 +229,7 @@ impl Drop for RwHold {
 
 pub(crate) fn leave_all() {
     for shared in LOCKS.all() {
-        shared.held.will_be_left();
+        shared.held.will_end();
         if shared.holds.load(Ordering::Relaxed) == 0 {
             shared.held.leave();
         }
