@@ -236,6 +236,7 @@ class Instance(Closing):
             return self._door
 
         name, what = _PREFIX + self.name, entry_of(connects=True)
+        lock._give_back_at_the_end()
         self._registration = registered(name, scope, what, default(), door)
         self._lock = lock
         return True

@@ -255,6 +255,7 @@ class SharedPort(Closing):
         """Listen, unless another does."""
         if not self._lock._try_acquire_for(id(self)):
             return
+        self._lock._give_back_at_the_end()
         self.socket = _PortSocket.of(self._socket(self._said()), self._end_listening)
         self._cell.set({"number": self.socket.getsockname()[1], "by": self._lock._mark()})
         self._is_mine = True

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import alongside
@@ -446,3 +448,17 @@ def test_who_waits_and_gives_up_leaves_nothing_with_the_first(first, puppet):
 def test_who_asks_twice_learns_that_it_is_the_first_itself(first):
     with pytest.raises(alongside.TimedOut, match="this very process, the first instance"):
         only("app", timeout=0)
+
+
+def test_a_program_that_ends_in_order_leaves_nothing(scope):
+    """Whether it has closed what it was the first of, or not."""
+    program = """
+import alongside
+alongside.only("app")
+alongside.shared_port("port", listen=True, scope="user")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    left = [path for path in scope.rglob("*") if path.is_file() and path.parent.name != "gates"]
+    assert left == []
+    with only("app") as instance:
+        assert instance.first

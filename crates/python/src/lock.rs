@@ -296,6 +296,12 @@ impl Lock {
         Ok(())
     }
 
+    /// Has it given back when the program ends in order.
+    fn _give_back_at_the_end(&self, py: Python<'_>) -> PyResult<()> {
+        self.core(py)?.give_back_at_the_end();
+        Ok(())
+    }
+
     /// Whether this taker has it.
     fn _is_taken_by(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
         Ok(self.core(py)?.taker() == taker)

@@ -21,7 +21,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alongside_sys::file;
@@ -173,6 +173,8 @@ struct Shared {
     taker: AtomicUsize,
     /// In which of its threads: another than the taker if that is a task.
     thread: AtomicUsize,
+    /// Nobody wants to hear that this process has ended in order with it.
+    is_plain: AtomicBool,
     /// When its name was looked for last.
     looked_ns: AtomicU64,
 }
@@ -201,8 +203,9 @@ impl Lock {
         let words = Words::map(&held.file).map_err(|errno| held.failed(errno))?;
         let record = Record::read(&held.file).map_err(|errno| held.failed(errno))?;
         let number = record.number;
-        let (turn, taker, thread, looked_ns) = Default::default();
-        let shared = LOCKS.share(Shared { held, number, words, turn, taker, thread, looked_ns });
+        let (turn, taker, thread, is_plain, looked_ns) = Default::default();
+        let shared = Shared { held, number, words, turn, taker, thread, is_plain, looked_ns };
+        let shared = LOCKS.share(shared);
         shared.disown().map_err(|errno| shared.held.failed(errno))?;
         Ok(Lock { shared })
     }
@@ -224,6 +227,12 @@ impl Lock {
         if taker.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.shared.thread.store(thread, Ordering::Relaxed);
         }
+    }
+
+    /// Has it given back when this process ends in order, so that nothing of it is left. It protects nothing
+    /// but a role of the process.
+    pub fn give_back_at_the_end(&self) {
+        self.shared.is_plain.store(true, Ordering::Relaxed);
     }
 
     /// Whether somebody has it who can go on only if this thread does not wait.
@@ -452,7 +461,11 @@ pub(crate) fn leave_all() {
     // too late, and no other takes it from here on: its turn is not given back.
     for shared in LOCKS.all() {
         shared.held.will_end();
-        let is_held = shared.taker.load(Ordering::Relaxed) != 0;
+        let mut is_held = shared.taker.load(Ordering::Relaxed) != 0;
+        if is_held && shared.is_plain.load(Ordering::Relaxed) {
+            is_held = shared.give_back().is_err();
+            shared.turn.unlock();
+        }
         if !is_held && shared.turn.lock(Some(5 * IS_IT_ALIVE)).is_ok() {
             shared.held.leave();
         }
