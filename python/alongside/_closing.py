@@ -1,4 +1,4 @@
-"""What is closed at the end of its `with`."""
+"""What is closed at the end of its `with`, or `async with`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Closes itself at the end of a `with`."""
+    """Closes itself at the end of a `with`, or `async with`."""
 
     def close(self) -> None:
         """Let go of what it has."""
@@ -25,3 +25,16 @@ class Closing:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    # To close takes no time that a loop would notice.
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)

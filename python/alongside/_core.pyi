@@ -293,7 +293,7 @@ class Cell(Generic[_V]):
         /,
         *,
         scope: Scope = "user",
-        max_size: int = 65536,
+        max_size: int = ...,
         type: type[_V] | None = None,
         _make: bool = True,
     ) -> Self: ...

@@ -356,7 +356,11 @@ class DistantCell(Closing):
         raise refusal(self.name)
 
     set = compare_and_set = get_or_set = aget_or_set = update = holders = _refused
-    max_size = property(_refused)
+
+    @property
+    def max_size(self) -> int:
+        """What only its owner's user may ask."""
+        raise refusal(self.name)
 
     def close(self) -> None:
         """Read it no more, nor does who waits; a second time does nothing."""

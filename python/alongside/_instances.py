@@ -128,9 +128,11 @@ class Instance(Closing):
             callback: a function; on `Asyncio` and `Trio` an async one as well. What it raises is
                 raised there, as `RemoteError`. None takes it away: who comes then waits.
             on: where it runs, one of `alongside.loops`; the library's thread if nothing is said.
+                When that loop ends, those that come wait as before. A nursery of trio's stays open
+                until `on_other(None)` or `close()`.
 
         Raises:
-            RuntimeError: this is not the first instance.
+            RuntimeError: this is not the first instance, or the loop belongs to another thread.
         """
         if not self.first:
             what = "is closed" if self._is_closed else "is not the first"
@@ -220,6 +222,10 @@ class Instance(Closing):
     def __repr__(self) -> str:
         which = "the first" if self.first else "closed" if self._is_closed else "a later one"
         return f"<alongside.Instance of {self.name!r}, {which}>"
+
+    def __reduce__(self) -> Any:
+        msg = "an instance cannot be pickled\nask only(...) in the other process"
+        raise TypeError(msg)
 
     # ---- becoming one or the other ---------------------------------------------------------------
 

@@ -37,7 +37,8 @@ class Lock(_core.Lock):
     Args:
         name: parts joined by slashes, at most 200 bytes of UTF-8, without control characters and
             "@".
-        scope: who shares it: the programs of this user, or of this login session.
+        scope: who shares it: the programs of this user, or of this login session. (In the scope
+            "machine" each user has locks of its own.)
 
     Attributes:
         name: the name.

@@ -358,6 +358,24 @@ def test_names_have_rules(name):
     assert os.getpid()
 
 
+@pytest.mark.parametrize("make", [Cell, alongside.Lock, alongside.RWLock])
+def test_what_is_no_name_is_said_in_the_same_words(make):
+    with pytest.raises(TypeError, match="a name is a str, not None"):
+        make(None)
+    with pytest.raises(ValueError, match="lone surrogate"):
+        make("\udcff")
+    with pytest.raises(ValueError, match="neither begins nor ends with a slash"):
+        make("/x")
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [(-1, ValueError), (1 << 70, ValueError), ("5", TypeError)]
+)
+def test_what_is_no_size_is_refused(size, error):
+    with pytest.raises(error, match="expected a number of bytes"):
+        Cell("a/b", max_size=size)
+
+
 def test_scopes_are_apart(monkeypatch):
     monkeypatch.setenv("ALONGSIDE_LOGIN", "one")
     with Cell("a") as user, Cell("a", scope="login") as one:
@@ -926,3 +944,13 @@ begun.wait()
         argv = [sys.executable, "-c", program]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_async_with_closes_too():
+    async def main():
+        async with Cell("c") as cell, await alongside.aonly("c") as instance:
+            assert instance.first
+        assert cell.closed
+        assert not instance.first
+
+    asyncio.run(main())

@@ -8,12 +8,12 @@ use alongside_core::shared::cell::{
 };
 use alongside_core::shared::{PATIENCE, leave_all};
 use alongside_core::{Deadline, Error};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyEllipsis, PyFloat, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyEllipsis, PyFloat, PyInt, PyType};
 
 use crate::body::LONG_COPY;
-use crate::directory::scope_of;
+use crate::directory::{NameText, scope_of};
 use crate::encode::{Copied, PACKED, Packed, Payload, RAW, WITH_ARRAYS};
 use crate::endpoint::{check_type, deadline};
 use crate::errors::{raise, to_python};
@@ -279,23 +279,34 @@ fn decoded<'py>(py: Python<'py>, codec: u8, bytes: &[u8]) -> PyResult<Bound<'py,
     }
 }
 
+/// How many bytes a cell is to have room for.
+struct MaxSize(u64);
+
+impl<'py> FromPyObject<'_, 'py> for MaxSize {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<MaxSize> {
+        let expected = || format!("max_size is {:?}, expected a number of bytes", &*given);
+        if !given.is_exact_instance_of::<PyInt>() {
+            return Err(PyTypeError::new_err(expected()));
+        }
+        given.extract().map(MaxSize).map_err(|_| PyValueError::new_err(expected()))
+    }
+}
+
 #[pymethods]
 impl Cell {
     #[new]
-    #[pyo3(signature = (name, /, *, scope="user", max_size=65536, r#type=None, _make=true))]
+    #[pyo3(signature = (name, /, *, scope="user", max_size=MaxSize(65536), r#type=None, _make=true))]
     fn new(
         py: Python<'_>,
-        name: &str,
+        name: NameText,
         scope: &str,
-        max_size: i64,
+        max_size: MaxSize,
         r#type: Option<Bound<'_, PyAny>>,
         _make: bool,
     ) -> PyResult<Cell> {
-        let Ok(most) = u64::try_from(max_size) else {
-            return Err(PyValueError::new_err(format!(
-                "max_size is {max_size}, a number of bytes"
-            )));
-        };
+        let (name, most) = (&*name.0, max_size.0);
         if let Some(to) = &r#type {
             check_type(to)?;
         }

@@ -14,8 +14,10 @@ use alongside_core::directory::scope::{Place, Scope};
 use alongside_core::directory::seeking::{self, Sought};
 use alongside_core::directory::store::{Flaw, Found};
 use alongside_core::directory::watching::{self, Watch as CoreWatch};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
 
 use crate::body::Body;
 use crate::endpoint::{Connection, deadline, go_on};
@@ -27,6 +29,24 @@ static FROM_JSON: Named = Named::new("json", "loads");
 
 pub(crate) fn scope_of(py: Python<'_>, name: &str) -> PyResult<Scope> {
     py.detach(|| Scope::named(name)).map_err(|error| to_python(py, error, None))
+}
+
+/// A name as a program gives it: text, of which the core knows the rules.
+pub(crate) struct NameText(pub(crate) String);
+
+impl<'py> FromPyObject<'_, 'py> for NameText {
+    type Error = PyErr;
+
+    fn extract(name: Borrowed<'_, 'py, PyAny>) -> PyResult<NameText> {
+        let shown = || name.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
+        let Ok(text) = name.cast::<PyString>() else {
+            return Err(PyTypeError::new_err(format!("a name is a str, not {}", shown())));
+        };
+        text.to_str().map(|text| NameText(text.to_owned())).map_err(|_| {
+            let what = "is no name: it has a lone surrogate in it, which is no character";
+            PyValueError::new_err(format!("{} {what}", shown()))
+        })
+    }
 }
 
 /// One running program under one name, as it was when it was looked up.

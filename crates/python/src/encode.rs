@@ -599,10 +599,10 @@ fn way_out(data: &Bound<'_, PyAny>) -> String {
         return "send the array that it gives: with session.lend(...) as array".into();
     }
     if has("__members__") {
-        return "send its .value; receive(type=...) makes it again".into();
+        return "send its .value; type=... makes it again".into();
     }
     if data.is_instance_of::<PySet>() || data.is_instance_of::<PyFrozenSet>() {
-        return "send list(...) of it; receive(type=set) makes a set of it again".into();
+        return "send list(...) of it; type=set makes a set of it again".into();
     }
     if has("__fspath__") {
         return "send str(...) of it".into();
@@ -620,7 +620,7 @@ fn way_out(data: &Bound<'_, PyAny>) -> String {
         }
     }
     if has("isoformat") {
-        return "send .isoformat() of it; receive(type=...) makes it again".into();
+        return "send .isoformat() of it; type=... makes it again".into();
     }
     "what can: None, bool, int, float, str, bytes, list, tuple, dict, datetime, dataclasses and msgspec \
      Structs, of these very types"

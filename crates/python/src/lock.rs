@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::cell::opened;
-use crate::directory::scope_of;
+use crate::directory::{NameText, scope_of};
 use crate::endpoint::deadline;
 use crate::errors::{raise, to_python};
 use crate::peer::Peer;
@@ -187,8 +187,8 @@ fn open(py: Python<'_>, opening: &Opening) -> PyResult<CoreLock> {
 impl Lock {
     #[new]
     #[pyo3(signature = (name, /, *, scope="user"))]
-    fn new(py: Python<'_>, name: String, scope: &str) -> PyResult<Lock> {
-        let opening = Opening { name, scope: scope.to_owned() };
+    fn new(py: Python<'_>, name: NameText, scope: &str) -> PyResult<Lock> {
+        let opening = Opening { name: name.0, scope: scope.to_owned() };
         let core = open(py, &opening)?;
         Ok(Lock { opening, core, own: Mutex::new(None), abandoned: AtomicBool::new(false) })
     }
@@ -377,8 +377,8 @@ fn open_rw(py: Python<'_>, opening: &Opening) -> PyResult<CoreRwLock> {
 impl RwLock {
     #[new]
     #[pyo3(signature = (name, /, *, scope="user"))]
-    fn new(py: Python<'_>, name: String, scope: &str) -> PyResult<RwLock> {
-        let opening = Opening { name, scope: scope.to_owned() };
+    fn new(py: Python<'_>, name: NameText, scope: &str) -> PyResult<RwLock> {
+        let opening = Opening { name: name.0, scope: scope.to_owned() };
         let core = Mutex::new(open_rw(py, &opening)?);
         Ok(RwLock { opening, core })
     }

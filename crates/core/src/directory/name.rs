@@ -31,7 +31,11 @@ impl fmt::Display for BadName {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BadName::Empty => {
-                write!(to, "a name, and each part between slashes, has at least one character")
+                write!(
+                    to,
+                    "a name, and each part between slashes, has at least one character; it neither \
+                     begins nor ends with a slash"
+                )
             }
             BadName::Dots => write!(to, "no part of a name is . or .."),
             BadName::Long(bytes) => {
@@ -41,7 +45,10 @@ impl fmt::Display for BadName {
                 write!(to, "a name has no control characters, this one has one at byte {at}")
             }
             BadName::At => {
-                write!(to, "a name has no @, which stands before its owner in name@user")
+                write!(
+                    to,
+                    "a name has no @; in the scope machine one stands before the owner, in name@user"
+                )
             }
         }
     }
