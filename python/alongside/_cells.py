@@ -96,7 +96,7 @@ class Cell(_core.Cell["_T"], Closing):
             max_size: int = 65536,
             type: type[_T] | None = None,
             allow: Iterable[int | str] = (),
-            _make: bool = True,
+            _hold: bool = True,
         ) -> Any:
             """Open a cell; one of another user's can be read only, and is a `DistantCell`."""
             if scope == "machine" and isinstance(name, str) and "@" in name:
@@ -113,7 +113,7 @@ class Cell(_core.Cell["_T"], Closing):
                 )
                 raise ValueError(msg)
             return super().__new__(
-                cls, name, scope=scope, max_size=max_size, type=type, _make=_make
+                cls, name, scope=scope, max_size=max_size, type=type, _hold=_hold
             )
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor] - `allow` is of this one
@@ -125,10 +125,10 @@ class Cell(_core.Cell["_T"], Closing):
         max_size: int = 65536,
         type: type[_T] | None = None,
         allow: Iterable[int | str] = (),
-        _make: bool = True,
+        _hold: bool = True,
     ) -> None:
         # What it was made from is `__new__`'s business.
-        del scope, max_size, type, _make
+        del scope, max_size, type, _hold
         if allow:
             from ._distant import Service
 

@@ -295,7 +295,7 @@ class Cell(Generic[_V]):
         scope: Scope = "user",
         max_size: int = ...,
         type: type[_V] | None = None,
-        _make: bool = True,
+        _hold: bool = True,
     ) -> Self: ...
     @property
     def name(self) -> str: ...

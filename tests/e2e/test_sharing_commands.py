@@ -172,6 +172,45 @@ def test_a_watch_shows_each_value_and_ends_with_the_last_holder(holder, line):
     assert ended(watch)[0] == 0
 
 
+def test_those_who_watch_keep_no_value_alive(holder, line):
+    """Two of them took each other for holders, and went on with a dead value for ever."""
+    process = holder("a", "1")
+    watches = [line("cell", "watch", "a") for _ in range(2)]
+    assert [shown for _, shown in watches] == ["1\n"] * 2
+    assert says("cell", "ls") == f"a\t1\t{process.pid}\n"
+    process.kill()
+    process.wait()
+    for watch, _ in watches:
+        assert ended(watch)[0] == 0
+
+
+def test_nobody_joins_a_dead_value_that_is_watched(holder, line):
+    process = holder("a", "1")
+    watch, _ = line("cell", "watch", "a")
+    watch.send_signal(signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    for command in (("get", "a"), ("set", "a", "2"), ("watch", "a")):
+        assert 'no program holds the cell "a"' in fails(1, "cell", *command)
+    holder("a")
+    assert "no value yet" in fails(1, "cell", "get", "a")
+    watch.send_signal(signal.SIGCONT)
+    assert ended(watch)[0] == 0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_watch_ends_when_the_last_holder_closes_the_cell_and_goes_on(puppet, line, first):
+    holders = [puppet(), puppet()]
+    for each in holders:
+        each.run("cell = alongside.Cell('a'); cell.set('1')")
+    watch, _ = line("cell", "watch", "a")
+    holders[first].run("cell.close()")
+    holders[1 - first].run("cell.set('2')")
+    assert watch.stdout.readline() == b"2\n"
+    holders[1 - first].run("cell.close()")
+    assert ended(watch)[0] == 0
+
+
 def test_the_library_s_own_cells_are_hidden(line):
     line("port", "transfer", *USER)
     assert says("cell", "ls") == ""

@@ -16,6 +16,8 @@
 //! * **H3** somebody begins to hold a file either before it has a name, or with the gate locked, while the
 //!   name leads to it.
 //! * **H4** a name is taken away only if, with the gate locked, nobody else holds the file.
+//! * **H5** a guest opens a file that somebody holds, with the gate locked, and locks no byte of those; so it
+//!   keeps nothing alive, and asks whether somebody still does.
 //!
 //! Two living files of one name would need a name taken away while somebody holds the file, which H4 forbids,
 //! or somebody who began to hold it between the look and that, which H3 forbids.

@@ -297,14 +297,14 @@ impl<'py> FromPyObject<'_, 'py> for MaxSize {
 #[pymethods]
 impl Cell {
     #[new]
-    #[pyo3(signature = (name, /, *, scope="user", max_size=MaxSize(65536), r#type=None, _make=true))]
+    #[pyo3(signature = (name, /, *, scope="user", max_size=MaxSize(65536), r#type=None, _hold=true))]
     fn new(
         py: Python<'_>,
         name: NameText,
         scope: &str,
         max_size: MaxSize,
         r#type: Option<Bound<'_, PyAny>>,
-        _make: bool,
+        _hold: bool,
     ) -> PyResult<Cell> {
         let (name, most) = (&*name.0, max_size.0);
         if let Some(to) = &r#type {
@@ -312,7 +312,7 @@ impl Cell {
         }
         let scope = scope_of(py, scope)?;
         let until = Deadline::after(Some(PATIENCE));
-        let core = opened(py, || match _make {
+        let core = opened(py, || match _hold {
             true => CoreCell::open(name, &scope, most, until),
             false => CoreCell::existing(name, &scope, until)?
                 .ok_or_else(|| Error::NotFound(format!("no program holds the cell {name:?}"))),

@@ -56,7 +56,7 @@ _CELL_ACTIONS = {
     "get": "show the value; status 1 if nobody holds it",
     "set": "give a cell that somebody holds another value",
     "hold": "hold a cell, and give it VALUE if it has none, until Ctrl-C or while COMMAND runs",
-    "watch": "show the value, and each that follows, until nobody else holds it",
+    "watch": "show the value, and each that follows, until nobody holds it",
     "ls": "list the cells that somebody holds",
 }
 _LOCK = """\

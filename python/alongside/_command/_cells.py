@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -31,8 +31,8 @@ def cell(options: Namespace) -> int:
 
 
 def _existing(options: Namespace) -> Cell[Any]:
-    """Give a cell that somebody holds."""
-    return Cell(options.name, scope=options.scope, _make=False)
+    """Give a cell that somebody holds, without keeping it alive."""
+    return Cell(options.name, scope=options.scope, _hold=False)
 
 
 def _is_distant(options: Namespace) -> bool:
@@ -86,7 +86,7 @@ def _hold(options: Namespace) -> int:
 
 
 def _watch(options: Namespace) -> int:
-    """Show the value, and each that follows, until nobody else holds the cell."""
+    """Show the value, and each that follows, until nobody holds the cell."""
     if _is_distant(options):
         return _watch_distant(options)
     with _existing(options) as watched:
@@ -95,13 +95,15 @@ def _watch(options: Namespace) -> int:
             if watched._version() > shown:
                 value, shown = watched.read()
                 say_message(value, as_json=options.json)
-            others = [peer.pid for peer in watched.holders() if peer.pid != os.getpid()]
-            if not others:
+            holders = watched.holders()
+            if not holders:
                 return 0
             # When that one has gone, the others are looked at anew.
-            if changes.follow(others[0]):
+            if changes.follow(holders[0].pid):
                 reader.wait_until_readable(changes.fileno())
-            changes.take()
+            # It says so if nobody holds it, before the last value was looked at.
+            with suppress(NotFound):
+                changes.take()
 
 
 def _watch_distant(options: Namespace) -> int:
@@ -143,8 +145,8 @@ def _row(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
     if name.startswith(".") and not options.all:
         return
     try:
-        with Cell[Any](name, scope=options.scope, _make=False) as found:
-            holders = [peer.pid for peer in found.holders() if peer.pid != os.getpid()]
+        with Cell[Any](name, scope=options.scope, _hold=False) as found:
+            holders = [peer.pid for peer in found.holders()]
             version = found._version()
     except (NotFound, Corrupt, ValueError):
         # Gone since it was listed, or none of ours: `doctor` tells of those.

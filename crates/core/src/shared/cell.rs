@@ -188,7 +188,8 @@ impl Cell {
         Cell::of(wanted.open_or_make(&Shape { most }, until)?)
     }
 
-    /// Opens a cell that somebody holds, whatever it has room for. None if nobody does.
+    /// Opens a cell that somebody holds, whatever it has room for, as a guest, which does not keep it alive.
+    /// None if nobody holds it.
     pub fn existing(name: &str, scope: &Scope, until: Deadline) -> Result<Option<Cell>, Error> {
         struct Any;
         impl Content for Any {
@@ -375,6 +376,8 @@ impl Cell {
         mine.wake_those_here();
         if is_last {
             mine.held.leave();
+            // Who asks elsewhere whether anybody holds it has to ask after that.
+            mine.tell_those_who_listen();
         }
     }
 
@@ -586,7 +589,11 @@ impl Shared {
                 words.wake_all(word_of(which));
             }
         }
-        // And who waits by descriptor, if that is still the file's. Nobody reads what stands there.
+        self.tell_those_who_listen();
+    }
+
+    /// Has whoever waits by descriptor look again, if ours is still the file's. Nobody reads what stands there.
+    fn tell_those_who_listen(&self) {
         if self.held.check_place("cell").is_ok() {
             let _ = file::write_at(&self.held.file, &[0], PADDING_AT);
         }

@@ -62,11 +62,13 @@ pub(crate) trait Content {
     fn check(&self, file: &Fd, path: &dyn Fn() -> PathBuf, name: &str) -> Result<(), Error>;
 }
 
-/// A file that this process holds.
+/// A file that this process holds, or is a guest of.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) file: Fd,
     pub(crate) wanted: Wanted,
+    /// It was opened because others hold it, and does not keep it alive.
+    is_guest: bool,
     identity: (u64, u64),
     home: Home,
     directory: Directory,
@@ -93,7 +95,7 @@ impl Wanted {
         self.open(content, true, until)?.ok_or_else(none)
     }
 
-    /// Opens the file if somebody holds it.
+    /// Opens the file if somebody holds it, as a guest (H5).
     pub(crate) fn open_existing(
         self,
         content: &dyn Content,
@@ -115,8 +117,10 @@ impl Wanted {
         // What lives in any place comes before what somebody has left in another.
         for wants_held in [true, false] {
             for at in 0..homes.len() {
-                if let Some((file, directory)) = self.join(&homes[at], content, wants_held)? {
-                    return Held::new(self, file, homes.swap_remove(at), directory).map(Some);
+                let found = self.join(&homes[at], content, wants_held, !makes)?;
+                if let Some((file, directory)) = found {
+                    let home = homes.swap_remove(at);
+                    return Held::new(self, file, home, directory, !makes).map(Some);
                 }
             }
         }
@@ -125,7 +129,7 @@ impl Wanted {
         }
         let home = homes.swap_remove(0);
         let (file, directory) = self.make(&home, content)?;
-        let held = Held::new(self, file, home, directory)?;
+        let held = Held::new(self, file, home, directory, false)?;
         drop(locked);
         held.sweep();
         Ok(Some(held))
@@ -138,6 +142,7 @@ impl Wanted {
         home: &Home,
         content: &dyn Content,
         wants_held: bool,
+        as_guest: bool,
     ) -> Result<Option<(Fd, Directory)>, Error> {
         let kind = self.kind.directory();
         let directory = match home.directory.existing_part(kind) {
@@ -163,7 +168,9 @@ impl Wanted {
             return Err(gate::foreign(&path(), &facts));
         }
         // H3, and only then is it asked whether somebody else does.
-        hold(&file).map_err(failed)?;
+        if !as_guest {
+            hold(&file).map_err(failed)?;
+        }
         let is_held = is_held(&file).map_err(failed)?;
         if wants_held && !is_held {
             return Ok(None);
@@ -214,11 +221,17 @@ pub(crate) fn is_held_by(file: &Fd, pid: u32) -> Result<bool, Errno> {
 }
 
 impl Held {
-    fn new(wanted: Wanted, file: Fd, home: Home, directory: Directory) -> Result<Held, Error> {
+    fn new(
+        wanted: Wanted,
+        file: Fd,
+        home: Home,
+        directory: Directory,
+        is_guest: bool,
+    ) -> Result<Held, Error> {
         let failed = |errno| Error::File(directory.path().to_owned(), errno);
         let identity = file::facts_of(&file).map_err(failed)?.identity();
         let (is_left, is_ending, is_gone) = Default::default();
-        Ok(Held { file, wanted, identity, home, directory, is_left, is_ending, is_gone })
+        Ok(Held { file, wanted, is_guest, identity, home, directory, is_left, is_ending, is_gone })
     }
 
     /// Whether this is the process that holds it.
@@ -284,12 +297,17 @@ impl Held {
         self.is_left.load(Ordering::Acquire)
     }
 
-    /// The error if the file has no name any more: others have another one by now.
+    /// The error if the file has no name any more: others have another one by now. A guest's has ended when
+    /// nobody holds it any more, which is no fault.
     pub(crate) fn check_place(&self, what: &str) -> Result<(), Error> {
         let facts = file::facts_of(&self.file).map_err(|errno| self.failed(errno))?;
         // Another file may have the number of a descriptor that somebody has closed.
         if facts.identity() != self.identity {
             return Err(Error::HandleLost(Errno::BADF));
+        }
+        if self.is_guest && !is_held(&self.file).map_err(|errno| self.failed(errno))? {
+            let name = self.wanted.name.as_str();
+            return Err(Error::NotFound(format!("no program holds the {what} {name:?} any more")));
         }
         if facts.links > 0 {
             return Ok(());
@@ -327,7 +345,7 @@ impl Held {
     /// or closes it at the moment is not waited for long: then it is swept later.
     pub(crate) fn leave(&self) {
         self.will_be_left();
-        if !self.is_ours() || self.is_gone.swap(true, Ordering::AcqRel) {
+        if self.is_guest || !self.is_ours() || self.is_gone.swap(true, Ordering::AcqRel) {
             return;
         }
         let number = self.wanted.name.number();
@@ -392,7 +410,10 @@ impl<T: AsRef<Held>> Once<T> {
     /// The one that there is of the same file, in whose place the newly opened is closed; else that.
     pub(crate) fn share(&self, new: T) -> Arc<T> {
         let new = Arc::new(new);
-        let is_same = |known: &Held| known.identity == (*new).as_ref().identity && !known.is_left();
+        let mine = (*new).as_ref();
+        let is_same = |known: &Held| {
+            (known.identity, known.is_guest) == (mine.identity, mine.is_guest) && !known.is_left()
+        };
         self.all.with(|all| {
             all.retain(|known| known.strong_count() > 0);
             let mut known = all.iter().filter_map(Weak::upgrade);
