@@ -255,6 +255,11 @@ WAITING_CALLS = {
 }  # poll, futex, epoll_wait, ppoll, epoll_pwait(2): x86-64
 
 
+def is_stopped(pid):
+    """Whether a process is stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def is_asleep(pid, thread=None):
     """Whether a process's main thread, or the given one, sleeps in a call that waits."""
     try:

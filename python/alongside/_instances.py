@@ -18,7 +18,6 @@ import threading
 import time
 from typing import Any
 
-from . import _core
 from ._closing import Closing
 from ._directory import aconnect, connect, short_name
 from ._errors import Busy, NotFound, RemoteError, SessionEnded, TimedOut, WouldBlock
@@ -477,15 +476,16 @@ def _naps() -> Generator[float]:
 
 
 def _not_taken(name: str, scope: Scope) -> TimedOut:
-    owner = Lock(_PREFIX + name, scope=scope).owner()
-    if owner is None:
-        who, why = "the first instance", _WHAT_IT_HAS_TO_DO
-    elif owner.pid == os.getpid():
-        who, why = "this very process, the first instance", _WHAT_IT_HAS_TO_DO
-    elif _core.is_stopped(owner.pid):
-        who, why = f"process {owner.pid}, the first instance", "it is stopped; kill -CONT it"
-    else:
-        who, why = f"process {owner.pid}, the first instance", _WHAT_IT_HAS_TO_DO
+    found = Lock(_PREFIX + name, scope=scope)._in_the_way()
+    pid, life = (0, "") if found is None else found
+    who = f"process {pid}, the first instance" if pid else "the first instance"
+    if pid == os.getpid():
+        who = "this very process, the first instance"
+    whys = {
+        "stopped": "it is stopped; kill -CONT it",
+        "ended": "it has ended, and what it had started has its place still",
+    }
+    why = whys.get(life, _WHAT_IT_HAS_TO_DO)
     return TimedOut(
         f"{who} of {name!r}, has not taken what this one was asked for before the deadline\n{why}"
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from alongside import Cell, loops
 
-from tests.conftest import has_ended, is_asleep, wait_until
+from tests.conftest import has_ended, is_asleep, is_stopped, wait_until
 
 pytestmark = pytest.mark.usefixtures("scope")
 
@@ -877,7 +877,7 @@ def test_who_makes_the_first_value_is_named(cell, puppet):
     with pytest.raises(alongside.TimedOut, match=f"process {maker.pid} has not made the first"):
         cell.get_or_set(int, timeout=0)
     os.kill(maker.pid, signal.SIGSTOP)
-    wait_until(lambda: alongside._core.is_stopped(maker.pid))
+    wait_until(lambda: is_stopped(maker.pid))
     with pytest.raises(alongside.TimedOut, match="and is stopped"):
         cell.get_or_set(int, timeout=0.01)
 

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import alongside
 import pytest
 from alongside import Lock, RWLock
 
-from tests.conftest import wait_until
+from tests.conftest import is_stopped, wait_until
 
 pytestmark = pytest.mark.usefixtures("scope")
 
@@ -316,7 +315,7 @@ def test_who_waited_too_long_learns_for_whom(lock, puppet):
     async def main():
         await lock.aacquire(timeout=0.01)
 
-    wait_until(lambda: "T" in Path(f"/proc/{other.pid}/stat").read_text().split()[2])
+    wait_until(lambda: is_stopped(other.pid))
     with pytest.raises(alongside.TimedOut, match=f"process {other.pid} has it, and is stopped"):
         asyncio.run(main())
 

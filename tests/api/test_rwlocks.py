@@ -10,7 +10,7 @@ import pytest
 from alongside import RWLock
 
 from tests.api.conftest import may_read
-from tests.conftest import wait_until
+from tests.conftest import is_stopped, wait_until
 
 pytestmark = pytest.mark.usefixtures("scope")
 
@@ -151,7 +151,7 @@ def test_who_waited_too_long_learns_for_whom(rwlock, puppet):
     waits.say("alongside.RWLock('a/b').writing().__enter__()", "exec")
     wait_until(lambda: not may_read(rwlock))
     os.kill(waits.pid, signal.SIGSTOP)
-    wait_until(lambda: alongside._core.is_stopped(waits.pid))
+    wait_until(lambda: is_stopped(waits.pid))
     with pytest.raises(alongside.TimedOut, match=f"{waits.pid} is the next to have it, and is st"):
         rwlock.reading(timeout=0).__enter__()
 

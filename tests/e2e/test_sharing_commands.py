@@ -1,5 +1,6 @@
 """`alongside port`, `cell`, `lock` and `only`: what programs share, from a shell."""
 
+import contextlib
 import json
 import os
 import re
@@ -245,6 +246,55 @@ def test_who_is_killed_frees_the_lock_and_its_command_does_not_go_on(line):
     assert run("lock", "l", "--", "true").stderr == b""
 
 
+# What it leaves running says its number, and is not waited for.
+LEAVE = ["sh", "-c", "sleep 1000 & echo $!; wait"]
+
+
+@pytest.fixture
+def leaving(line):
+    """Begin a command that runs LEAVE; it, and what that has started, which ends with the test."""
+    left = []
+
+    def start(*arguments):
+        process, number = line(*arguments, "--", *LEAVE)
+        left.append(int(number))
+        return process, left[-1]
+
+    yield start
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [[], ["--shared"], ["--exclusive"]])
+def test_what_a_killed_command_has_started_has_the_lock_until_it_ends(leaving, kind, number):
+    """It went on, while others had the lock already."""
+    process, left = leaving("lock", "l", *kind)
+    process.send_signal(number)
+    assert process.wait() in {-number, 128 + number}
+    other = ["--exclusive"] if kind else []
+    told = fails(124, "lock", "l", *other, "--timeout", "0.05", "--", "true")
+    assert "not free before the deadline" in told
+    if not kind:
+        assert f"process {process.pid} has ended, and what it had started has it still" in told
+        assert alongside.Lock("l").owner() is None
+    os.kill(left, signal.SIGKILL)
+    done = run("lock", "l", *other, "--", "echo", "in")
+    assert done.stdout == b"in\n"
+    assert (b"was abandoned" in done.stderr) == (kind != ["--shared"])
+
+
+@pytest.mark.parametrize("kind", [[], ["--exclusive"]])
+def test_a_command_that_ends_gives_the_lock_back_whatever_it_leaves_running(kind):
+    leave = ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
+    left = int(says("lock", "l", *kind, "--", *leave))
+    try:
+        assert says("lock", "l", *kind, "--timeout", "0", "--", "echo", "in") == "in\n"
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
 def _children(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return file.read().split()
@@ -290,6 +340,18 @@ def test_a_second_instance_tells_the_first(line):
     assert re.fullmatch(r"process \d+ has asked for: show 'a plan'\n", said)
     process.kill()
     process.wait()
+    assert says("only", "app", "--", "echo", "first") == "first\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_killed_first_has_started_keeps_its_place_until_it_ends(leaving, number):
+    process, left = leaving("only", "app")
+    process.send_signal(number)
+    process.wait()
+    told = fails(124, "only", "app", "--timeout", "0.05", "--", "true")
+    assert f"process {process.pid}, the first instance of 'app'" in told
+    assert "what it had started has its place still" in told
+    os.kill(left, signal.SIGKILL)
     assert says("only", "app", "--", "echo", "first") == "first\n"
 
 

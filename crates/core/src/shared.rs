@@ -32,8 +32,8 @@ pub mod rwlock;
 use std::time::Duration;
 
 use alongside_sys::file::{self, Hold};
-use alongside_sys::process::is_stopped;
-use alongside_sys::{Fd, own_pid};
+use alongside_sys::process::{Process, is_stopped};
+use alongside_sys::{Errno, Fd, own_pid};
 
 pub use hearing::Hearing;
 pub use held::leave_all;
@@ -53,18 +53,40 @@ pub struct InTheWay {
     pub pid: u32,
     /// Whether it waits itself, and keeps its place.
     pub waits: bool,
-    /// Whether it is stopped.
-    pub is_stopped: bool,
+    /// How it is.
+    pub life: Life,
+}
+
+/// How a process is that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It goes on.
+    Runs,
+    /// It is stopped.
+    Stopped,
+    /// It has ended; what has inherited its open files has what it had.
+    Ended,
 }
 
 impl InTheWay {
     pub(crate) fn new(pid: u32, waits: bool) -> InTheWay {
-        InTheWay { pid, waits, is_stopped: is_stopped(pid) }
+        InTheWay { pid, waits, life: Life::of(pid) }
     }
 
     /// The process that has locked a signed stretch, in a way that shuts this one out.
     pub(crate) fn of(file: &Fd, against: Hold, at: u64, waits: bool) -> Option<InTheWay> {
         let (_, bytes) = file::holder(file, against, at, 1).ok()??;
         Some(InTheWay::new(bytes as u32, waits))
+    }
+}
+
+impl Life {
+    fn of(pid: u32) -> Life {
+        match Process::open(pid) {
+            Err(Errno::SRCH | Errno::INVAL) => Life::Ended,
+            Ok(process) if process.is_over() => Life::Ended,
+            _ if is_stopped(pid) => Life::Stopped,
+            _ => Life::Runs,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use alongside_core::shared::cell::{
     self, Cell as CoreCell, Changes as CoreChanges, Value, Written,
 };
-use alongside_core::shared::{PATIENCE, leave_all};
+use alongside_core::shared::{Life, PATIENCE, leave_all};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -110,9 +110,10 @@ impl Cell {
     /// What is said to who has waited too long for the first value.
     fn not_made(&self) -> String {
         let (who, how) = match self.core.first_maker() {
-            Some(it) => {
-                (format!("process {}", it.pid), if it.is_stopped { ", and is stopped" } else { "" })
-            }
+            Some(it) => (
+                format!("process {}", it.pid),
+                if it.life == Life::Stopped { ", and is stopped" } else { "" },
+            ),
             None => ("another thread or program".into(), ""),
         };
         let name = self.core.name();

@@ -56,7 +56,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(directory::places, module)?)?;
     module.add_function(wrap_pyfunction!(directory::flaws, module)?)?;
     module.add_function(wrap_pyfunction!(directory::leave_directories, module)?)?;
-    module.add_function(wrap_pyfunction!(lock::is_stopped, module)?)?;
     module.add_function(wrap_pyfunction!(lock::lock_owners, module)?)?;
     module.add_function(wrap_pyfunction!(lock::check_name, module)?)?;
     module.add_function(wrap_pyfunction!(cell::cell_names, module)?)?;

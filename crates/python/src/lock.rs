@@ -9,7 +9,7 @@ use alongside_core::shared::lock::{Lock as CoreLock, owners};
 use alongside_core::shared::rwlock::{
     RwEntry as CoreEntry, RwHold as CoreHold, RwLock as CoreRwLock, Way,
 };
-use alongside_core::shared::{InTheWay, PATIENCE};
+use alongside_core::shared::{InTheWay, Life, PATIENCE};
 use alongside_core::{Deadline, Error};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -171,10 +171,15 @@ fn failed(
 /// What is said to who has waited too long.
 fn not_free(name: &str, in_the_way: Option<InTheWay>) -> String {
     let late = format!("the lock {name:?} was not free before the deadline");
-    let Some(InTheWay { pid, waits, is_stopped }) = in_the_way else { return late };
-    let how = if waits { "is the next to have it" } else { "has it" };
-    let stopped = if is_stopped { ", and is stopped" } else { "" };
-    format!("{late}: process {pid} {how}{stopped}")
+    let Some(InTheWay { pid, waits, life }) = in_the_way else { return late };
+    let how = match (life, waits) {
+        (Life::Ended, _) => "has ended, and what it had started has it still",
+        (Life::Stopped, false) => "has it, and is stopped",
+        (Life::Stopped, true) => "is the next to have it, and is stopped",
+        (Life::Runs, false) => "has it",
+        (Life::Runs, true) => "is the next to have it",
+    };
+    format!("{late}: process {pid} {how}")
 }
 
 fn open(py: Python<'_>, opening: &Opening) -> PyResult<CoreLock> {
@@ -296,15 +301,28 @@ impl Lock {
         Ok(())
     }
 
-    /// Has it given back when the program ends in order.
-    fn _give_back_at_the_end(&self, py: Python<'_>) -> PyResult<()> {
-        self.core(py)?.give_back_at_the_end();
+    /// Has it given back when the program ends in order, or not.
+    #[pyo3(signature = (does=true, /))]
+    fn _give_back_at_the_end(&self, py: Python<'_>, does: bool) -> PyResult<()> {
+        self.core(py)?.give_back_at_the_end(does);
         Ok(())
     }
 
     /// Whether this taker has it.
     fn _is_taken_by(&self, py: Python<'_>, taker: usize) -> PyResult<bool> {
         Ok(self.core(py)?.taker() == taker)
+    }
+
+    /// The process that is in the way of those that wait, if that can be told, and how it is.
+    fn _in_the_way(&self, py: Python<'_>) -> PyResult<Option<(u32, &'static str)>> {
+        Ok(self.core(py)?.in_the_way().map(|it| {
+            let life = match it.life {
+                Life::Runs => "runs",
+                Life::Stopped => "stopped",
+                Life::Ended => "ended",
+            };
+            (it.pid, life)
+        }))
     }
 
     /// The error of who has waited too long.
@@ -326,12 +344,6 @@ impl Drop for Lock {
             core.keep_if_taken();
         }
     }
-}
-
-/// Whether a process is stopped.
-#[pyfunction]
-pub(crate) fn is_stopped(pid: u32) -> bool {
-    alongside_sys::process::is_stopped(pid)
 }
 
 /// The names of locks that somebody has, and the process.

@@ -60,13 +60,17 @@ _CELL_ACTIONS = {
     "ls": "list the cells that somebody holds",
 }
 _LOCK = """\
-As flock(1), with a name. The lock is free when COMMAND has ended, or this
-program has, however that came about; COMMAND is ended with it. Its status is
-given. If the lock is not free in time, that is status 124, and nothing runs.
+As flock(1), with a name. The lock is given back when COMMAND has ended, whatever
+that has left running; its status is given. If this program is killed, so is
+COMMAND. What COMMAND has started inherits the lock, as with flock: where a
+signal has ended COMMAND, the lock is free when the last of that has ended.
+If the lock is not free in time, that is status 124, and nothing runs.
 """
 _ONLY = """\
 The first runs COMMAND, and gives its status. Another one, as long as that runs,
-tells the first what it was asked for, and gives status 1.
+tells the first what it was asked for, and gives status 1. Where a signal has
+ended COMMAND, or this program, what COMMAND had started keeps its place: until
+that has ended there is no first, and another one has status 124.
 """
 _LISTEN = """\
 Text is printed as it comes, with a line feed if it ends in none; bytes are

@@ -376,9 +376,9 @@ impl Cell {
         mine.wake_those_here();
         if is_last {
             mine.held.leave();
-            // Who asks elsewhere whether anybody holds it has to ask after that.
-            mine.tell_those_who_listen();
         }
+        // Who asks elsewhere whether anybody holds it has to ask after that.
+        mine.tell_those_who_listen();
     }
 
     /// Whether it was closed.
@@ -589,12 +589,11 @@ impl Shared {
                 words.wake_all(word_of(which));
             }
         }
-        self.tell_those_who_listen();
     }
 
     /// Has whoever waits by descriptor look again, if ours is still the file's. Nobody reads what stands there.
     fn tell_those_who_listen(&self) {
-        if self.held.check_place("cell").is_ok() {
+        if self.held.is_own_file() {
             let _ = file::write_at(&self.held.file, &[0], PADDING_AT);
         }
     }

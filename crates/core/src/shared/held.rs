@@ -297,6 +297,12 @@ impl Held {
         self.is_left.load(Ordering::Acquire)
     }
 
+    /// Whether the descriptor is still that of the file: another one may have its number, if somebody has
+    /// closed it.
+    pub(crate) fn is_own_file(&self) -> bool {
+        file::facts_of(&self.file).is_ok_and(|facts| facts.identity() == self.identity)
+    }
+
     /// The error if the file has no name any more: others have another one by now. A guest's has ended when
     /// nobody holds it any more, which is no fault.
     pub(crate) fn check_place(&self, what: &str) -> Result<(), Error> {

@@ -231,8 +231,8 @@ impl Lock {
 
     /// Has it given back when this process ends in order, so that nothing of it is left. It protects nothing
     /// but a role of the process.
-    pub fn give_back_at_the_end(&self) {
-        self.shared.is_plain.store(true, Ordering::Relaxed);
+    pub fn give_back_at_the_end(&self, does: bool) {
+        self.shared.is_plain.store(does, Ordering::Relaxed);
     }
 
     /// Whether somebody has it who can go on only if this thread does not wait.
@@ -352,10 +352,14 @@ impl Lock {
         Ok(is_owned.then_some((record.pid, record.begun)))
     }
 
-    /// Who is in the way of those that wait, if that can be told.
+    /// Who is in the way of those that wait, if that can be told. If that has ended, others have inherited its
+    /// open file: then it is theirs until the last of them ends.
     pub fn in_the_way(&self) -> Option<InTheWay> {
-        let (pid, _) = self.owner().ok()??;
-        Some(InTheWay::new(pid, false))
+        let shared = &*self.shared;
+        let record = shared.record().ok()?;
+        let is_held = || is_held_by(&shared.held.file, record.pid) == Ok(true);
+        let is_taken = record.is_taken() && (record.pid == own_pid() || is_held());
+        is_taken.then(|| InTheWay::new(record.pid, false))
     }
 
     /// Keeps it taken, if it is, though nobody has this handle any more: it is the process's.
