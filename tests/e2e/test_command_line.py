@@ -70,11 +70,26 @@ def test_each_command_explains_itself(command):
         (["listen", "a", "--reply"], "--exec"),
         (["listen", "a b@c"], "is no name"),
         (["listen", "a", "--allow", "nobody here"], "nobody here"),
+        (["listen", "a", "--allow", "9" * 30], "is no user's number"),
+        (["listen", "a", "--timeout", "3"], "unrecognized arguments: --timeout 3"),
+        (["cell", "set", "held", "9" * 20, "--json"], "more than 64 bits"),
+        (["cell", "set", "held", "[" * 300 + "]" * 300, "--json"], "nested more than"),
+        (["cell", "set", "held", "{", "--json"], "without --json it is text"),
+        (["cell", "hold", "a", "9" * 20, "--json", "--", "true"], "more than 64 bits"),
+        (["cell", "hold", "a", "--max-size", "9" * 30, "--", "true"], "more than any value"),
+        (["cell", "hold", "a", "--max-size", "9" * 18, "--", "true"], "it can be 1099511627776"),
+        (["lock", "a", "b"], "unrecognized arguments: b"),
+        (["only", "a"], "only runs a command"),
     ],
 )
 @pytest.mark.usefixtures("sink")
 def test_wrong_usage_is_said_with_status_2(arguments, why):
-    assert why in fails(2, *arguments)
+    """In one line, and below it with two spaces what to do."""
+    with alongside.Cell("held"):
+        first, *further = fails(2, *arguments).splitlines()
+    assert first.startswith("alongside: ")
+    assert why in " ".join([first, *further])
+    assert all(each.startswith("  ") for each in further)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):

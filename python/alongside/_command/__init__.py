@@ -22,9 +22,12 @@ from ._printing import tell
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
 _STANDARD_ERROR = 2
+# What the library's numbers have room for; what it refuses of that, it says itself.
+_MOST_BYTES, _MOST_USER = (1 << 63) - 1, (1 << 32) - 1
 
 _STATUSES = """\
 exit status:
@@ -181,7 +184,7 @@ def _drop_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="alongside",
         description="Programs on one machine find each other and work together.",
         epilog=_STATUSES,
@@ -195,6 +198,14 @@ def _parser() -> argparse.ArgumentParser:
     _sharing(commands)
     _machine(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as all of this program does, and how it is used below."""
+
+    def error(self, message: str) -> NoReturn:
+        tell(f"{message}\n{self.format_usage()}")
+        self.exit(WRONG_USAGE)
 
 
 class _Commands:
@@ -303,7 +314,7 @@ def _sharing(commands: _Commands) -> None:
             parser.add_argument("value", metavar="VALUE|-|@file")
         if action == "hold":
             parser.add_argument("value", nargs="?", metavar="VALUE|-|@file")
-            parser.add_argument("--max-size", type=_count, default=65536, metavar="BYTES")
+            parser.add_argument("--max-size", type=_size, default=65536, metavar="BYTES")
         _scope(parser)
         _json(parser, "values are JSON")
         if action == "hold":
@@ -381,8 +392,21 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _size(text: str) -> int:
+    size = _count(text)
+    if size > _MOST_BYTES:
+        msg = f"{text} is more than any value may have"
+        raise argparse.ArgumentTypeError(msg)
+    return size
+
+
 def _user(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdigit() else text
+    if not (text.isascii() and text.isdigit()):
+        return text
+    if len(text) > len(str(_MOST_USER)) or int(text) > _MOST_USER:
+        msg = f"{text} is no user's number"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def _version() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from .. import _core
 from .._cells import Cell
 from .._errors import Corrupt, NotFound, TooLarge
-from ._data import given
+from ._data import given, given_on
 from ._printing import Reader, note, printable, say_json, say_message, say_table
 from ._running import run
 
@@ -66,7 +66,7 @@ def _get(options: Namespace) -> int:
 def _set(options: Namespace) -> int:
     _check_own(options)
     value = given(options.value, is_json=options.json)
-    with _existing(options) as found:
+    with _existing(options) as found, given_on():
         found.set(value)
     return 0
 
@@ -76,7 +76,8 @@ def _hold(options: Namespace) -> int:
     _check_own(options)
     with Cell[Any](options.name, scope=options.scope, max_size=options.max_size) as held:
         if options.value is not None:
-            held.get_or_set(lambda: given(options.value, is_json=options.json))
+            with given_on():
+                held.get_or_set(lambda: given(options.value, is_json=options.json))
         if options.words:
             return run(options.words, {"ALONGSIDE_CELL": options.name})
         note(f"holding the cell {printable(options.name)}; Ctrl-C lets go")

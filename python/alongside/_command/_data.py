@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Any
+
+_MOST_SHOWN = 60
 
 
 def given(text: str, *, is_json: bool) -> Any:
@@ -23,8 +27,21 @@ def given(text: str, *, is_json: bool) -> Any:
     try:
         return json.loads(source)
     except ValueError as error:
-        msg = f"{text} is no JSON: {error}\nwithout --json it is sent as text, or as bytes"
+        msg = f"{_start(text)} is no JSON: {error}\nwithout --json it is text, or bytes"
         raise ValueError(msg) from None
     except RecursionError:
-        msg = f"{text} is JSON, but too deep"
+        msg = f"{_start(text)} is JSON, but too deep"
         raise ValueError(msg) from None
+
+
+@contextlib.contextmanager
+def given_on() -> Generator[None]:
+    """Have data that cannot be sent be wrong usage: JSON knows more numbers, for one."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"

@@ -6,7 +6,7 @@ from .._directory import connect, find, send_to
 from .._errors import SessionEnded, TimedOut
 from .._session import limit
 from .._until import Until
-from ._data import given
+from ._data import given, given_on
 from ._printing import say_message
 from ._processes import why_it_waits
 
@@ -21,18 +21,22 @@ def send(options: Namespace) -> int:
     data = given(options.data, is_json=options.json)
     chosen = {name: getattr(options, name) for name in ("scope", "instance", "owner")}
     try:
-        if options.reply:
-            answer = _ask(options.name, data, options.timeout, chosen)
-            say_message(answer, as_json=options.json)
-        else:
-            send_to(options.name, data, wait=options.wait, timeout=options.timeout, **chosen)
+        with given_on():
+            answer = _deliver(options, data, chosen)
     except TimedOut as error:
         _add_reason(error, options.name, chosen)
         raise
-    except TypeError as error:
-        # JSON knows numbers that no message has.
-        raise ValueError(str(error)) from None
+    if options.reply:
+        say_message(answer, as_json=options.json)
     return 0
+
+
+def _deliver(options: Namespace, data: Any, chosen: dict[str, Any]) -> Any:
+    """Send a message, and give the answer if one is asked for."""
+    if options.reply:
+        return _ask(options.name, data, options.timeout, chosen)
+    send_to(options.name, data, wait=options.wait, timeout=options.timeout, **chosen)
+    return None
 
 
 def _ask(name: str, data: Any, timeout: float | None, chosen: dict[str, Any]) -> Any:
