@@ -153,6 +153,46 @@ def test_a_value_without_room_is_told_in_the_words_of_the_command_line(holder):
     assert "alongside.Cell" not in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--json", '{"a":1}'], '{"a": 1}'),
+        (["--max-size", "100", "v"], "v"),
+        (["v", "--max-size", "100"], "v"),
+        (["--max-size", "100", "--json", "-5"], "-5"),
+        (["--json", '"-x"'], "-x"),
+    ],
+)
+def test_options_may_stand_before_the_value(arguments, value):
+    show = [sys.executable, "-m", "alongside", "cell", "get", "a"]
+    assert says("cell", "hold", "a", *arguments, "--", *show) == f"{value}\n"
+
+
+def test_a_value_from_standard_input_may_stand_behind_options():
+    show = [sys.executable, "-m", "alongside", "cell", "get", "a"]
+    held = run("cell", "hold", "a", "--max-size", "9", "-", "--", *show, input=b"in")
+    assert held.stdout == b"in"
+
+
+def test_a_value_may_begin_with_a_dash(holder, sink):
+    holder("a")
+    says("cell", "set", "a", "--", "-x")
+    assert says("cell", "get", "a") == "-x\n"
+    says("send", "sink", "--wait", "--", "--x")
+    assert sink == ["--x"]
+    for command in ("cell set", "send"):
+        for told in (
+            fails(2, *command.split(), "a", "-x"),
+            fails(2, *command.split(), "a", "x", "-x"),
+        ):
+            assert f"stands behind a --: alongside {command} NAME -- -x" in told
+    told = fails(2, "cell", "hold", "b", "-x")
+    assert """alongside cell hold NAME --json '"-x"'""" in told
+    told = fails(2, "cell", "hold", "b", "x", "y")
+    assert "a command stands behind a --: alongside cell hold NAME -- y" in told
+    assert "--:" not in fails(2, "cell", "get", "b", "x")
+
+
 def test_a_cell_is_held_while_a_command_runs():
     code = 'alongside cell get "$ALONGSIDE_CELL"; exit 5'
     environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from shlex import join
 
@@ -88,8 +89,11 @@ and ALONGSIDE_PEER_UID in its environment. If it fails, so does the sender's
 
 
 # What has a "--" and a command behind it, and what has to have it.
-_TAKE_WORDS = {"cell", "lock", "only", "port"}
-_NEED_WORDS = {"lock", "only"}
+_TAKE_WORDS = ("cell hold", "lock", "only", "port")
+_NEED_WORDS = ("lock", "only")
+# Of all others what stands behind a "--" is no option, as everywhere.
+_DASH = "what begins with a dash and is no option stands behind a --: {} NAME -- -x"
+_DASH_HELD = """a VALUE that begins with a dash is given as JSON: {} NAME --json '"-x"'"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,12 +131,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     given, words = _split(sys.argv[1:] if arguments is None else arguments)
     options, unknown = parser.parse_known_args(given)
-    if unknown:
-        parser.error(_unknown(options.command, unknown, words))
     options.words = words
+    _take_value(options, unknown)
+    if unknown:
+        options.parser.error(_unknown(options, unknown))
     if options.command in _NEED_WORDS and not words:
-        parser.error(
-            f"{options.command} runs a command: alongside {options.command} NAME -- COMMAND"
+        options.parser.error(
+            f"{options.command} runs a command: {options.parser.prog} NAME -- COMMAND"
         )
     if options.command is None:
         parser.print_help()
@@ -145,18 +150,34 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Give what is for this program, and, of what runs a command, the command behind the "--"."""
     given = list(arguments)
-    if not given or given[0] not in _TAKE_WORDS or "--" not in given:
+    takes_words = given[:1] != [] and (given[0] in _TAKE_WORDS or join(given[:2]) in _TAKE_WORDS)
+    if not takes_words or "--" not in given:
         return given, []
     place = given.index("--")
     return given[:place], given[place + 1 :]
 
 
-def _unknown(command: str | None, unknown: Sequence[str], words: Sequence[str]) -> str:
+def _take_value(options: argparse.Namespace, unknown: list[str]) -> None:
+    """Have a VALUE behind options be that: argparse takes one for missing that may be."""
+    is_left_out = hasattr(options, "value") and options.value is None
+    if is_left_out and len(unknown) == 1 and not _is_like_an_option(unknown[0]):
+        options.value = unknown.pop()
+
+
+def _is_like_an_option(text: str) -> bool:
+    # As argparse has it.
+    return text.startswith("-") and not re.fullmatch(r"-|-\d+|-\d*\.\d+", text)
+
+
+def _unknown(options: argparse.Namespace, unknown: Sequence[str]) -> str:
     """Give what is wrong with what nobody knows: before a command there is to be a "--"."""
     text = f"unrecognized arguments: {join(unknown)}"
-    if command not in _TAKE_WORDS or words:
+    program = options.parser.prog
+    if _is_like_an_option(unknown[0]):
+        return f"{text}\n{options.parser.about_dashes}".strip()
+    if program.removeprefix("alongside ") not in _TAKE_WORDS or options.words:
         return text
-    return f"{text}\na command stands behind a --: alongside {command} NAME -- {join(unknown)}"
+    return f"{text}\na command stands behind a --: {program} NAME -- {join(unknown)}"
 
 
 def _prepare_streams() -> None:
@@ -183,7 +204,7 @@ def _drop_output() -> None:
 # ---- options -------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="alongside",
         description="Programs on one machine find each other and work together.",
@@ -191,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=_version())
     commands = _Commands(parser)
     _looking(commands)
@@ -201,17 +223,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as all of this program does, and how it is used below."""
+    """Says what is wrong as all of this program does, and how it is used below.
+
+    Attributes:
+        about_dashes: how an argument that begins with a dash is given; empty if none could.
+    """
+
+    about_dashes = ""
 
     def error(self, message: str) -> NoReturn:
+        # That which is missing may be there, and have been taken for options.
+        if self.about_dashes and message.startswith("the following arguments are required"):
+            message = f"{message}\n{self.about_dashes}"
         tell(f"{message}\n{self.format_usage()}")
         self.exit(WRONG_USAGE)
+
+    def has_data(self, about_dashes: str = _DASH) -> None:
+        """Say how data is given that looks like an option."""
+        self.about_dashes = about_dashes.format(self.prog)
+        self.epilog = self.about_dashes
 
 
 class _Commands:
     """Adds commands to a parser, each with the function that it calls."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: _Parser) -> None:
         self._added = parser.add_subparsers(
             dest="command",
             metavar="COMMAND",
@@ -219,9 +255,7 @@ class _Commands:
             help="its options: COMMAND --help",
         )
 
-    def add(
-        self, name: str, module: str, summary: str, description: str = ""
-    ) -> argparse.ArgumentParser:
+    def add(self, name: str, module: str, summary: str, description: str = "") -> _Parser:
         parser = self._added.add_parser(
             name,
             help=summary,
@@ -230,7 +264,7 @@ class _Commands:
             allow_abbrev=False,
         )
         function = name.replace("-", "_")
-        parser.set_defaults(module=module, function=function)
+        parser.set_defaults(module=module, function=function, parser=parser)
         return parser
 
 
@@ -255,6 +289,7 @@ def _talking(commands: _Commands) -> None:
     send = commands.add("send", "_sending", "send one message to a running program", _SEND)
     send.add_argument("name", metavar="NAME", help="in the scope machine perhaps NAME@USER")
     send.add_argument("data", metavar="DATA|-|@file")
+    send.has_data()
     waiting = send.add_mutually_exclusive_group()
     waiting.add_argument("--wait", action="store_true", help="until its handler has returned")
     waiting.add_argument("--reply", action="store_true", help="wait for one answer, and print it")
@@ -305,6 +340,7 @@ def _sharing(commands: _Commands) -> None:
     actions = cell.add_subparsers(dest="action", metavar="ACTION", required=True)
     for action, summary in _CELL_ACTIONS.items():
         parser = actions.add_parser(action, help=summary, description=summary, allow_abbrev=False)
+        parser.set_defaults(parser=parser)
         if action == "ls":
             parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN")
             parser.add_argument("--all", action="store_true", help="the library's own as well")
@@ -312,8 +348,10 @@ def _sharing(commands: _Commands) -> None:
             parser.add_argument("name", metavar="NAME")
         if action == "set":
             parser.add_argument("value", metavar="VALUE|-|@file")
+            parser.has_data()
         if action == "hold":
             parser.add_argument("value", nargs="?", metavar="VALUE|-|@file")
+            parser.has_data(_DASH_HELD)
             parser.add_argument("--max-size", type=_size, default=65536, metavar="BYTES")
         _scope(parser)
         _json(parser, "values are JSON")
