@@ -204,9 +204,9 @@ def test_a_program_that_is_stopped_is_found_and_goes_on_as_said(listen):
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        ("lock = alongside.Lock('l'); lock.acquire()", 'the lock "l"'),
-        ("hold = alongside.RWLock('l').writing().__enter__()", 'the lock "l"'),
-        ("port = alongside.shared_port('p', listen=True, scope='user')", 'the port "p"'),
+        ("lock = alongside.Lock('l'); lock.acquire()", 'wants the lock "l"'),
+        ("hold = alongside.RWLock('l').writing().__enter__()", 'wants the RWLock "l"'),
+        ("p = alongside.shared_port('p', listen=True, scope='user')", 'calls shared_port("p")'),
     ],
 )
 def test_a_lock_of_a_program_that_is_stopped_is_found(owner, code, what):
@@ -214,7 +214,7 @@ def test_a_lock_of_a_program_that_is_stopped_is_found(owner, code, what):
     assert troubles() == []
     stop(process)
     (found,) = troubles()
-    assert f"whoever wants {what} waits: process {process.pid} (" in found["text"]
+    assert f"whoever {what} waits: process {process.pid} (" in found["text"]
     assert found["text"].endswith("which has it, is stopped")
     follow(found["mend"])
     assert troubles() == []
@@ -287,6 +287,39 @@ def test_who_calls_a_program_that_is_stopped_is_told(listen, begin):
     follow(told["mend"])
     assert ended(caller) == (0, "", "")
     assert troubles() == []
+
+
+def test_locks_of_one_name_are_told_apart(owner):
+    process = owner("""
+        lock = alongside.Lock("l")
+        lock.acquire()
+        hold = alongside.RWLock("l").writing().__enter__()
+    """)
+    stop(process)
+    texts = [found["text"] for found in troubles()]
+    for lock in ("lock", "RWLock"):
+        (told,) = [text for text in texts if text.startswith(f'whoever wants the {lock} "l" waits')]
+        assert told.endswith("which has it, is stopped")
+    assert len(texts) == 2
+
+
+def test_a_first_instance_that_is_stopped_is_told_once_and_who_has_given_up_is_not(owner, begin):
+    process = owner("instance = alongside.only('so')")
+    stop(process)
+    for _ in range(2):
+        with pytest.raises(alongside.TimedOut):
+            alongside.only("so", timeout=0.01)
+    (found,) = troubles()
+    assert found["text"] == f'whoever calls only("so") waits: its process {process.pid} is stopped'
+    caller = begin("only", "so", "--timeout", "1000", "--", "true")
+    texts = relations(is_told(f"process {caller.pid} "))
+    (told,) = [each["text"] for each in texts if each["text"] != found["text"]]
+    end = f'calls only("so") and is not let in: process {process.pid} is stopped'
+    assert told.endswith(end)
+    follow(found["mend"])
+    # Nobody has said what later instances are for, so it stays held up, but waits in no queue.
+    process.kill()
+    assert ended(caller)[0] == 0
 
 
 BUSY = """

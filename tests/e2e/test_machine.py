@@ -140,7 +140,7 @@ def test_callers_that_one_may_not_look_into_are_told_all_the_same(begin, run_as_
         told = ""
         while "is not let in" not in told:
             told = run_as_nobody("doctor").stdout.decode()
-        assert 'a program that you may not look into calls "sink@root" and is not let in' in told
+        assert 'a program that cannot be seen from here calls "sink@root" and is not let in' in told
         assert f"root: py-spy dump --pid {os.getpid()} " in told
         caller.kill()
 

@@ -346,9 +346,9 @@ impl Drop for Lock {
     }
 }
 
-/// The names of locks that somebody has, and the process.
+/// The names of locks that somebody has, the process, and whether that writes under an RWLock.
 #[pyfunction]
-pub(crate) fn lock_owners(py: Python<'_>, scope: &str) -> PyResult<Vec<(String, u32)>> {
+pub(crate) fn lock_owners(py: Python<'_>, scope: &str) -> PyResult<Vec<(String, u32, bool)>> {
     let scope = scope_of(py, scope)?;
     opened(py, || owners(&scope))
 }

@@ -150,7 +150,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Give what is for this program, and, of what runs a command, the command behind the "--"."""
     given = list(arguments)
-    takes_words = given[:1] != [] and (given[0] in _TAKE_WORDS or join(given[:2]) in _TAKE_WORDS)
+    takes_words = any(join(given[:count]) in _TAKE_WORDS for count in (1, 2))
     if not takes_words or "--" not in given:
         return given, []
     place = given.index("--")

@@ -21,6 +21,8 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _STATE_LISTEN = 10
 _SHOW_NAME, _SHOW_ICONS = 1, 8
 _NAME, _ICONS = 0, 3
+# Of a socket that nobody has open any more.
+_NO_INODE = 0
 # length, type, flags, sequence, port
 _HEADER = struct.Struct("=IHHII")
 # family, protocol, padding, states, inode, what to show, cookie
@@ -33,6 +35,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 def queues() -> dict[str, set[int]]:
     """Give who waits to be let in: by the last part of a socket's path, the inodes of the callers.
+
+    Callers that have closed their sockets, or ended, stay in the queue, but are nobody any more.
 
     Raises OSError where the kernel does not tell.
     """
@@ -49,11 +53,9 @@ def queues() -> dict[str, set[int]]:
         for body in _answers(asked):
             attributes = dict(_attributes(body[_FOUND.size :]))
             callers = attributes.get(_ICONS, b"")
-            if callers:
+            if living := set(struct.unpack(f"={len(callers) // 4}I", callers)) - {_NO_INODE}:
                 name = attributes.get(_NAME, b"").rstrip(b"\0").decode(errors="replace")
-                found[name.rpartition("/")[2]] = set(
-                    struct.unpack(f"={len(callers) // 4}I", callers)
-                )
+                found[name.rpartition("/")[2]] = living
         return found
 
 

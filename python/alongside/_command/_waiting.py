@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 
 SCOPES: tuple[Scope, ...] = ("login", "user", "machine")
 _SUBJECT = "who waits"
-# What the library has locks for, by how their names begin.
-_OWN = {".port/": "the port", ".only/": "the place of", ".start/": "the start of"}
+# What the library has names and locks for, by how these begin.
+_OWN = {
+    ".port/": "shared_port",
+    ".only/": "only",
+    ".start/": "start_or_connect",
+    ".cell/": "Cell",
+}
 # Seconds between two looks at the queues: who is in both has not just come.
 _MOMENT = 0.25
 
@@ -52,7 +57,7 @@ def waiting() -> Iterator[Finding]:
     """Look for programs that answer nobody, and for those that wait for them."""
     entries = list(_entries())
     calls = _calls(entries)
-    found = [*_held_up(entries, calls), *_not_let_in(calls), *_owners_of_locks()]
+    found = [*_held_up(entries, calls), *_not_let_in(calls), *_owners_of_locks(entries)]
     text = "no program with a name, a session or a lock is held up"
     yield from found or [Finding("info", _SUBJECT, text)]
 
@@ -73,7 +78,7 @@ def _held_up(entries: list[Entry], calls: list[_Call]) -> Iterator[Finding]:
     """Tell of programs that stand still, with a name or a session, and of those that share one."""
     names: dict[int, set[str]] = {}
     for entry in entries:
-        names.setdefault(entry.peer.pid, set()).add(f'"{full_name(entry)}"')
+        names.setdefault(entry.peer.pid, set()).add(_named(full_name(entry)))
     partners = _partners()
     for pid in sorted(names.keys() | partners.keys()):
         reason = why_it_waits(pid)
@@ -118,26 +123,37 @@ def _owner(pid: int) -> int:
         return os.geteuid()
 
 
-def _owners_of_locks() -> Iterator[Finding]:
+def _owners_of_locks(entries: list[Entry]) -> Iterator[Finding]:
     """Tell of programs that stand still and have a lock."""
+    # Of the one instance, which has a name and a lock, the name was told.
+    told = {(entry.name, entry.peer.pid) for entry in entries}
     for scope in SCOPES:
         try:
             owners = _core.lock_owners(scope)
         except (AlongsideError, OSError, ValueError):
             continue
-        for name, pid in owners:
+        for name, pid, is_for_readers in owners:
             reason = why_it_waits(pid)
-            if reason is not None:
+            if reason is not None and (name, pid) not in told:
                 who = f"{_shown(pid)}, which has it, {reason.text}"
-                yield _finding(reason, pid, f"whoever wants {_lock(name)} waits: {who}")
+                lock = _lock(name, is_for_readers=is_for_readers)
+                yield _finding(reason, pid, f"whoever {lock} waits: {who}")
 
 
-def _lock(name: str) -> str:
-    """Give what a lock is for: some are the library's own."""
+def _lock(name: str, *, is_for_readers: bool) -> str:
+    """Give what somebody does who is to get a lock: some are the library's own."""
+    named = _named(name)
+    if not named.startswith('"'):
+        return f"calls {named}"
+    return f"wants the {'RWLock' if is_for_readers else 'lock'} {named}"
+
+
+def _named(name: str) -> str:
+    """Give a name, or what of the library's somebody calls who uses one of its own."""
     for prefix, what in _OWN.items():
         if name.startswith(prefix):
-            return f'{what} "{name[len(prefix) :]}"'
-    return f'the lock "{name}"'
+            return f'{what}("{name[len(prefix) :]}")'
+    return f'"{name}"'
 
 
 # ---- callers that are not let in -----------------------------------------------------------------
@@ -150,7 +166,7 @@ def _not_let_in(calls: list[_Call]) -> Iterator[Finding]:
         if why_it_waits(pid) is not None:
             continue
         reason = why_it_is_busy(pid)
-        onward = [f'"{full_name(its.entry)}"' for its in calls if its.caller == pid]
+        onward = [_named(full_name(its.entry)) for its in calls if its.caller == pid]
         text = f"{_called(call)}: process {pid} {reason.text}"
         if onward:
             text += f"; it calls {', '.join(onward)} itself, and is not let in there"
@@ -187,8 +203,8 @@ def _owners(inodes: set[int]) -> list[int]:
 
 
 def _called(call: _Call) -> str:
-    who = _shown(call.caller) if call.caller else "a program that you may not look into"
-    return f'{who} calls "{full_name(call.entry)}" and is not let in'
+    who = _shown(call.caller) if call.caller else "a program that cannot be seen from here"
+    return f"{who} calls {_named(full_name(call.entry))} and is not let in"
 
 
 def _shown(pid: int) -> str:

@@ -33,9 +33,9 @@ use crate::deadline::Deadline;
 use crate::directory::scope::Scope;
 use crate::directory::seeking::checked;
 use crate::error::Error;
-use crate::shared::InTheWay;
 use crate::shared::gate::Attention;
 use crate::shared::held::{Content, Held, Kind, Once, Wanted, is_held_by, living};
+use crate::shared::{InTheWay, rwlock};
 
 /// Where the record is: the file's number, the word, the process and when it began.
 const RECORD_AT: u64 = 248;
@@ -433,8 +433,9 @@ impl Shared {
     }
 }
 
-/// The locks that somebody has, and which process; rwlocks that somebody writes under.
-pub fn owners(scope: &Scope) -> Result<Vec<(String, u32)>, Error> {
+/// The locks that somebody has, and which process; rwlocks that somebody has, or stands at the door of, of which it
+/// is said that they are.
+pub fn owners(scope: &Scope) -> Result<Vec<(String, u32, bool)>, Error> {
     let mut found = Vec::new();
     for kind in [Kind::Lock, Kind::RwLock] {
         living(scope, kind, &mut |file| {
@@ -443,16 +444,22 @@ pub fn owners(scope: &Scope) -> Result<Vec<(String, u32)>, Error> {
                 Ok(count) if count == head.len() => name_in(&head),
                 _ => None,
             };
-            if let (Some(name), Ok(record)) = (name, Record::read(file))
-                && record.is_taken()
-                && is_held_by(file, record.pid) == Ok(true)
-            {
-                found.push((name, record.pid));
-            }
+            let Some(name) = name else { return };
+            let is_rw = kind == Kind::RwLock;
+            let pids = if is_rw { rwlock::pids_in_the_way(file) } else { owner_in(file) };
+            found.extend(pids.into_iter().map(|pid| (name.clone(), pid, is_rw)));
         })?;
     }
     found.sort();
+    found.dedup();
     Ok(found)
+}
+
+/// The process that has a lock, of whose file nothing else is known.
+fn owner_in(file: &Fd) -> Vec<u32> {
+    let record = Record::read(file).ok().filter(Record::is_taken);
+    let pid = record.map(|record| record.pid);
+    pid.filter(|pid| is_held_by(file, *pid) == Ok(true)).into_iter().collect()
 }
 
 fn name_in(head: &[u8; RECORD_AT as usize]) -> Option<String> {

@@ -227,6 +227,15 @@ impl Drop for RwHold {
     }
 }
 
+/// The processes that are in the way of others at a lock's file: a writer, or one of the readers, and who has the
+/// door.
+pub(crate) fn pids_in_the_way(file: &Fd) -> Vec<u32> {
+    let asked = [(Hold::Alone, ROOM_AT), (Hold::Shared, DOOR_AT)];
+    let found =
+        asked.into_iter().filter_map(|(against, at)| InTheWay::of(file, against, at, false));
+    found.map(|it| it.pid).collect()
+}
+
 pub(crate) fn leave_all() {
     for shared in LOCKS.all() {
         shared.held.will_end();
