@@ -66,7 +66,10 @@ def _bound(host: str, port: int, first_port: int | None, *, listens: bool) -> so
         msg = f"port={port} and first_port={first_port}: name one of them"
         raise ValueError(msg)
     flags = socket.AI_PASSIVE
-    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"cannot listen at {host}: {error.strerror}") from error
     family, kind, protocol, _, address = found[0]
     ports: Iterable[int] = [port] if first_port is None else range(max(1, first_port), _MOST_PORTS)
     for number in ports:

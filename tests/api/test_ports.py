@@ -286,6 +286,11 @@ def test_an_address_that_cannot_be_had_leaves_nothing(share, scope):
     assert share().mine
 
 
+def test_a_host_that_is_not_known_is_named():
+    with pytest.raises(socket.gaierror, match=r"cannot listen at no\.invalid: "):
+        listening_socket("no.invalid")
+
+
 def test_a_process_that_runs_another_program_listens_no_more(share):
     port = share(listen=False)
     code = (

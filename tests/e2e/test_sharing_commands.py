@@ -109,6 +109,23 @@ def test_ports_are_the_login_s_if_nothing_is_said(line, monkeypatch):
     fails(1, "port", "transfer", "--once")
 
 
+def test_where_there_is_no_login_session_a_scope_is_advised(monkeypatch):
+    # No name of one: as in a service, wherever the test runs.
+    monkeypatch.setenv("ALONGSIDE_LOGIN", "")
+    shown = says("port", "--help")
+    assert "--scope login" in shown
+    done = run("port", "transfer", "--once")
+    if b"no login session" not in done.stderr:
+        pytest.skip("there is a login session here")
+    assert done.returncode == 1
+    assert b"\n  --scope user shares the port" in done.stderr
+
+
+def test_a_host_that_is_not_known_is_named():
+    told = fails(1, "port", "transfer", *USER, "--host", "no.invalid")
+    assert told.startswith("alongside: cannot listen at no.invalid: ")
+
+
 # ---- cell ----------------------------------------------------------------------------------------
 
 

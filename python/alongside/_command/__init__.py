@@ -48,6 +48,10 @@ the same number, whoever was started first. Each holds the name until Ctrl-C. If
 the one that listens ends, however that comes about, another one takes its
 place, at the same port if it can.
 
+A port belongs to a desktop: of somebody who is logged in twice, each login has
+its own (--scope login). A service, cron, or a container has no login session:
+--scope user shares the port among all programs of this user.
+
 With COMMAND, PORT is set for it, and PORT_IS_MINE to 1 in one of all instances,
 to 0 in the others; the port is kept free for it to listen at (as servers do,
 with SO_REUSEADDR). The name is held while it runs, and its status is given.

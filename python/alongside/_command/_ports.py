@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from .._errors import NoScope
 from .._ports import SharedPort, shared_port
 from ._printing import Reader, note, printable, say, say_json, tell
 from ._running import run
@@ -17,6 +18,19 @@ _A_MOMENT_S = 0.001
 
 def port(options: Namespace) -> int:
     """Share a port, and show its number, until Ctrl-C or while a command runs."""
+    try:
+        return _port(options)
+    except NoScope as error:
+        # Nobody has to have named a scope.
+        what, *_ = str(error).splitlines()
+        msg = (
+            f"{what}\n--scope user shares the port among all programs of this user; "
+            "ALONGSIDE_LOGIN=NAME in their environment makes a login session of some"
+        )
+        raise NoScope(msg) from None
+
+
+def _port(options: Namespace) -> int:
     if options.once:
         return _once(options)
     with _share(options, listen=True) as shared:
