@@ -299,7 +299,7 @@ def test_who_is_killed_frees_the_lock_and_its_command_does_not_go_on(line):
     wait_until(lambda: has_ended(child))
     done = run("lock", "l", "--", "echo", "in")
     assert done.stdout == b"in\n"
-    assert b"was abandoned" in done.stderr
+    assert done.stderr.startswith(b'alongside: the lock "l" was abandoned: ')
     assert run("lock", "l", "--", "true").stderr == b""
 
 

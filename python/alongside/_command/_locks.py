@@ -59,7 +59,7 @@ def _run(
 
 def _warn(name: str, *, abandoned: bool) -> None:
     if abandoned:
-        note(f"the lock {printable(name)} was abandoned: who had it before was killed meanwhile")
+        tell(f'the lock "{name}" was abandoned: who had it before ended without giving it back')
 
 
 def only(options: Namespace) -> int:
