@@ -11,7 +11,9 @@ from pathlib import Path
 
 import alongside
 import pytest
+from alongside import _core
 
+from tests.conftest import wait_until
 from tests.e2e.command import COMMAND, NOBODY, ended, run, says, stop
 
 pytestmark = pytest.mark.usefixtures("scope")
@@ -206,6 +208,7 @@ def test_a_program_that_is_stopped_is_found_and_goes_on_as_said(listen):
     [
         ("lock = alongside.Lock('l'); lock.acquire()", 'wants the lock "l"'),
         ("hold = alongside.RWLock('l').writing().__enter__()", 'wants the RWLock "l"'),
+        ("hold = alongside.RWLock('l').reading().__enter__()", 'wants the RWLock "l"'),
         ("p = alongside.shared_port('p', listen=True, scope='user')", 'calls shared_port("p")'),
     ],
 )
@@ -215,7 +218,27 @@ def test_a_lock_of_a_program_that_is_stopped_is_found(owner, code, what):
     stop(process)
     (found,) = troubles()
     assert f"whoever {what} waits: process {process.pid} (" in found["text"]
-    assert found["text"].endswith("which has it, is stopped")
+    assert found["text"].endswith("which is in the way, is stopped")
+    follow(found["mend"])
+    assert troubles() == []
+
+
+def test_a_writer_that_is_stopped_at_the_door_is_found(owner):
+    """Nobody has the lock when the reader is gone; but nobody gets it."""
+    lock = alongside.RWLock("l")
+    with lock.reading():
+        writes = """
+            import threading
+            r = threading.Thread(target=alongside.RWLock("l").writing().__enter__, daemon=True)
+            r.start()
+        """
+        process = owner(writes)
+        wait_until(lambda: process.pid in [pid for _, pid, _ in _core.lock_owners("user")])
+        stop(process)
+    (found,) = troubles()
+    assert f'whoever wants the RWLock "l" waits: process {process.pid} (' in found["text"]
+    with pytest.raises(alongside.TimedOut, match="is the next to have it, and is stopped"):
+        lock.reading(timeout=0).__enter__()
     follow(found["mend"])
     assert troubles() == []
 
@@ -299,7 +322,7 @@ def test_locks_of_one_name_are_told_apart(owner):
     texts = [found["text"] for found in troubles()]
     for lock in ("lock", "RWLock"):
         (told,) = [text for text in texts if text.startswith(f'whoever wants the {lock} "l" waits')]
-        assert told.endswith("which has it, is stopped")
+        assert told.endswith("which is in the way, is stopped")
     assert len(texts) == 2
 
 

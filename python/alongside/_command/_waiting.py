@@ -135,7 +135,7 @@ def _owners_of_locks(entries: list[Entry]) -> Iterator[Finding]:
         for name, pid, is_for_readers in owners:
             reason = why_it_waits(pid)
             if reason is not None and (name, pid) not in told:
-                who = f"{_shown(pid)}, which has it, {reason.text}"
+                who = f"{_shown(pid)}, which is in the way, {reason.text}"
                 lock = _lock(name, is_for_readers=is_for_readers)
                 yield _finding(reason, pid, f"whoever {lock} waits: {who}")
 
