@@ -59,9 +59,11 @@ def listening_socket(
 def _bound(host: str, port: int, first_port: int | None, *, listens: bool) -> socket.socket:
     """Give a socket at a port, which listens, or only reserves the port for who does."""
     for number in (port, first_port):
-        if number is not None and not 0 <= number < _MOST_PORTS:
-            msg = f"{number} is no port: they go from 1 to {_MOST_PORTS - 1}, and 0 is any"
-            raise ValueError(msg)
+        _check_number(number)
+    given: Any = host
+    if not isinstance(given, str):
+        msg = f"host is {host!r}, expected an address or a name"
+        raise TypeError(msg)
     if port and first_port is not None:
         msg = f"port={port} and first_port={first_port}: name one of them"
         raise ValueError(msg)
@@ -78,6 +80,17 @@ def _bound(host: str, port: int, first_port: int | None, *, listens: bool) -> so
             return made
     what = f"port {port}" if first_port is None else f"every port from {first_port} on"
     raise OSError(errno.EADDRINUSE, f"{what} of {host} is taken")
+
+
+def _check_number(number: object) -> None:
+    if number is None:
+        return
+    if not isinstance(number, int) or isinstance(number, bool):
+        msg = f"{number!r} is no port: a port is a number"
+        raise TypeError(msg)
+    if not 0 <= number < _MOST_PORTS:
+        msg = f"{number} is no port: they go from 1 to {_MOST_PORTS - 1}, and 0 is any"
+        raise ValueError(msg)
 
 
 def _bind(made: socket.socket, address: tuple[Any, ...], *, listens: bool) -> bool:

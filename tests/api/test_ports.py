@@ -88,6 +88,9 @@ def test_what_is_no_port_is_refused(wrong):
         listening_socket(**wrong)
     with pytest.raises(ValueError, match="name one of them"):
         listening_socket(port=5, first_port=5)
+    for what in ({"port": "80"}, {"port": True}, {"host": None}, {"host": 5}):
+        with pytest.raises(TypeError, match=r"is no port|host is"):
+            listening_socket(**what)
 
 
 # ---- shared ports --------------------------------------------------------------------------------
