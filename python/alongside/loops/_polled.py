@@ -100,7 +100,8 @@ class Manual(Loop):
         """Run callbacks for what has arrived, at most 64, each session in turn.
 
         Args:
-            timeout: seconds to wait if nothing has; None for ever.
+            timeout: seconds to wait if nothing has; None for ever. It may return earlier, and have
+                run nothing.
         """
         self._hub.dispatch(timeout)
 
