@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident
+from weakref import ref
 
 from . import _core
 from ._errors import TimedOut
@@ -197,8 +198,9 @@ class RWLock(_core.RWLock):
 RWLock.__module__ = "alongside"
 
 
-# What is held in this process, and its parents'. A set changes and is copied in one step.
-_held: set[Hold] = set()
+# What is held in this process, or was, by number; each is there as long as somebody has it. (A dict
+# changes and is copied in one step.)
+_held: dict[int, ref[Hold]] = {}
 
 
 class Hold(_core.RwHold):
@@ -225,7 +227,7 @@ class Hold(_core.RwHold):
         try:
             is_inside = self._is_inside(is_task=False)
             self._enter(self._lock, self._is_writer, self._timeout, is_inside)
-            _held.add(self)
+            self._note()
         except BaseException:
             # Ctrl-C may have come when it was there already.
             self.__exit__()
@@ -238,7 +240,7 @@ class Hold(_core.RwHold):
         self._begin()
         try:
             await self._enter_as_task()
-            _held.add(self)
+            self._note()
         except BaseException:
             self.__exit__()
             raise
@@ -276,6 +278,12 @@ class Hold(_core.RwHold):
         self._waits = True
         self._who = (os.getpid(), get_ident(), this_task(), self._lock._path)
 
+    def _note(self) -> None:
+        """Have it found by who asks for the same lock, as long as it is held."""
+        # The end of a `with` only lets go. At the program's end the module's names are gone.
+        number, held = id(self), _held
+        held[number] = ref(self, lambda _: held.pop(number, None))
+
     def _is_inside(self, *, is_task: bool) -> bool:
         """Tell whether who asks for this reads already.
 
@@ -285,13 +293,13 @@ class Hold(_core.RwHold):
         Raises:
             RuntimeError: it would wait for itself, for ever.
         """
-        # Those that have let go since. (The end of a `with` does nothing but that.)
-        _held.difference_update([hold for hold in _held.copy() if not hold._is_held])
         pid, thread, task, path = self._who
         mine = [
             hold
-            for hold in _held.copy()
-            if (hold._who[0], hold._who[3]) == (pid, path)
+            for hold in (known() for known in list(_held.values()))
+            if hold is not None
+            and hold._is_held
+            and (hold._who[0], hold._who[3]) == (pid, path)
             and (hold._who[2] == task if is_task else hold._who[1] == thread)
         ]
         is_alone = self._is_writer or any(hold._is_writer for hold in mine)

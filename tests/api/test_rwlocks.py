@@ -1,9 +1,11 @@
 """Locks for readers and writers: many read, or one writes."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+import weakref
 
 import alongside
 import pytest
@@ -188,3 +190,16 @@ def test_a_hold_says_what_it_is(rwlock):
     assert repr(hold) == "<alongside.RWLock 'a/b', reading, not held>"
     with hold:
         assert "reading, held" in repr(hold)
+
+
+def test_what_was_held_is_not_kept(rwlock):
+    """Neither its descriptors nor what else the lock is made of."""
+    gone = weakref.ref(rwlock.reading())
+    gc.collect()
+    assert gone() is None
+    with rwlock.reading() as hold, rwlock.reading():
+        pass
+    gone = weakref.ref(hold)
+    del hold
+    gc.collect()
+    assert gone() is None
