@@ -165,9 +165,14 @@ class Callbacks:
         """
         watched, loop, is_async = self.watched, self.loop, self.is_async()
         for _ in range(budget):
-            if self.watched is not watched or self.loop is not loop or self.is_async() != is_async:
-                return
-            callback, found = self._next()
+            # To take a message lets other threads go on: with the lock, so that none is taken for a
+            # callback that was taken away before it came.
+            with _lock:
+                if self.watched is not watched or self.loop is not loop:
+                    return
+                if self.is_async() != is_async:
+                    return
+                callback, found = self._next()
             if found is _NOTHING:
                 return
             if isinstance(found, _Ended):

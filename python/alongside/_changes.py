@@ -112,7 +112,7 @@ class OnChange:
                     _log.exception("changes cannot be seen; callbacks end, of %r", self._of)
                 self.stop()
                 return
-            if change is NOTHING:
+            if change is NOTHING or self._is_over:
                 return
             try:
                 result: Any = self._callback(change)

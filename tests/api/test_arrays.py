@@ -264,6 +264,8 @@ def test_memory_that_lies_idle_goes_back_to_the_system_on_both_sides(program):
         stdin=alongside.PIPE,
     )
     gc.collect()
+    # What other tests have lent goes back meanwhile.
+    wait_until(lambda: not caretakers())
     before, pid = leases_of("self"), session.peer.pid
     at_start = shared_kb("self")
     for _ in range(10):

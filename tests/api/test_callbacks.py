@@ -310,3 +310,16 @@ def test_a_session_that_nothing_is_called_for_can_be_dropped():
         del session
         gc.collect()
     assert dropped() is None
+
+
+def test_what_comes_after_a_callback_was_taken_away_is_not_for_it(echo):
+    """Nor for one that was set before another: a turn may be amid looking for more."""
+    for number in range(10_000):
+        got = queue.SimpleQueue()
+        echo.on_message(got.put)
+        echo.send(number)
+        assert got.get() == number
+        echo.on_message(None)
+        echo.send(-number)
+        assert echo.receive() == -number
+        assert got.empty()
